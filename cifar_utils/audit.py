@@ -1,0 +1,181 @@
+"""Data quality: is what arrived what it should be, and is any image in it twice?"""
+
+from hashlib import blake2b
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from cifar_utils.data import CLASS_NAMES, Dataset, Split
+from cifar_utils.errors import ParameterError
+
+_CHUNK = 2000
+"""Images converted at a time, so that a memory-mapped set is never held as a whole."""
+
+
+def _splits(dataset: Dataset) -> dict[str, Split]:
+    """Return the three splits by name."""
+    return {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+
+
+def exact_duplicates(dataset: Dataset) -> pd.DataFrame:
+    """Find images that are equal pixel by pixel, within and across splits (notebook 01).
+
+    Images are compared by a 128-bit hash of their bytes, so that each is read once.
+
+    Returns:
+        A row for each image that is not the only one of its kind, in columns ``group`` (equal
+        images share a number, from 0), ``split`` and ``index`` (within the split).
+    """
+    hashes = [
+        (blake2b(image.tobytes(), digest_size=16).digest(), name, index)
+        for name, split in _splits(dataset).items()
+        for index, image in enumerate(np.asarray(split.images))
+    ]
+    frame = pd.DataFrame(hashes, columns=["hash", "split", "index"])
+    repeated = frame[frame.duplicated("hash", keep=False)]
+    found = repeated[["split", "index"]]
+    found.insert(0, "group", repeated["hash"].factorize()[0])
+    return found.sort_values("group", kind="stable", ignore_index=True)
+
+
+def duplicate_images(
+    dataset: Dataset, duplicates: pd.DataFrame, groups: int = 5
+) -> dict[str, np.ndarray]:
+    """Return the first groups of equal images, ready for ``plots.gallery`` (notebook 01).
+
+    Args:
+        dataset: Where they were found.
+        duplicates: From ``exact_duplicates``.
+        groups: Most groups to return.
+
+    Returns:
+        For each group, a text with the place and the class of its images, to uint8
+        ``(N, 32, 32, 3)``.
+    """
+    splits = _splits(dataset)
+    found = {}
+    for _, group in duplicates[duplicates["group"] < groups].groupby("group"):
+        places = list(zip(group["split"], group["index"], strict=True))
+        names = [CLASS_NAMES[splits[split].labels[index]] for split, index in places]
+        lines = [
+            f"{split} {index}: {name}" for (split, index), name in zip(places, names, strict=True)
+        ]
+        found["\n".join(lines)] = np.stack([splits[split].images[index] for split, index in places])
+    return found
+
+
+def _summary(split: Split) -> dict[str, float]:
+    """Return the extreme values of a split's images, and how many are blank or not finite."""
+    low, high, blank, missing = np.inf, -np.inf, 0, 0
+    for start in range(0, len(split), _CHUNK):
+        pixels = split.images[start : start + _CHUNK].reshape(-1, split.images[0].size)
+        lows, highs = pixels.min(axis=1), pixels.max(axis=1)
+        low, high = min(low, lows.min()), max(high, highs.max())
+        blank += int((lows == highs).sum())
+        # Integers can be neither NaN nor infinite, and testing them would cost a float copy.
+        if not np.issubdtype(pixels.dtype, np.integer):
+            missing += int((~np.isfinite(pixels)).sum())
+    if not np.issubdtype(split.labels.dtype, np.integer):
+        missing += int((~np.isfinite(split.labels)).sum())
+    return {"low": low, "high": high, "blank": blank, "missing": missing}
+
+
+def quality(dataset: Dataset, duplicates: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Check what arrived against what CIFAR-10 should be (notebook 01 introduces it).
+
+    Args:
+        dataset: The three splits.
+        duplicates: From ``exact_duplicates``, if it has been called already.
+
+    Returns:
+        A row a check, in columns ``check``, ``found``, ``expected`` and ``ok``. A check that fails
+        is a finding to look at, not an error: a set with duplicates is still a set.
+
+    Raises:
+        ParameterError: A split is empty.
+    """
+    splits = _splits(dataset)
+    for name, split in splits.items():
+        if not len(split):
+            raise ParameterError(f"the {name} split is empty; expected at least one image")
+    if duplicates is None:
+        duplicates = exact_duplicates(dataset)
+    classes = len(CLASS_NAMES)
+    labels = np.concatenate([split.labels for split in splits.values()])
+    summary = pd.DataFrame([_summary(split) for split in splits.values()])
+    rows: list[tuple[str, str, str, bool]] = []
+
+    def add(check: str, found: object, expected: object, ok: bool | None = None) -> None:
+        rows.append((check, str(found), str(expected), found == expected if ok is None else ok))
+
+    def kinds(values: list[object]) -> str:
+        return ", ".join(sorted({str(value) for value in values}))
+
+    add("type of the images", kinds([split.images.dtype for split in splits.values()]), "uint8")
+    sizes = [" x ".join(map(str, split.images.shape[1:])) for split in splits.values()]
+    add("size of an image", kinds(list(sizes)), "32 x 32 x 3")
+    add("type of the labels", kinds([split.labels.dtype for split in splits.values()]), "int64")
+    add("images without a label", sum(len(s.images) - len(s.labels) for s in splits.values()), 0)
+    add("NaN or infinite values", int(summary["missing"].sum()), 0)
+    low, high = summary["low"].min(), summary["high"].max()
+    # Images scaled to 0..1 and cast to integers are all zeros and ones.
+    add("values", f"{low:g} to {high:g}", "from 0 to 255, above 1", low >= 0 and 1 < high <= 255)
+    add("blank images (a single value)", int(summary["blank"].sum()), 0)
+    add(
+        "labels",
+        f"{labels.min():g} to {labels.max():g}",
+        f"0 to {classes - 1}",
+        bool(0 <= labels.min() <= labels.max() < classes),
+    )
+    for name, split in splits.items():
+        inside = split.labels[(split.labels >= 0) & (split.labels < classes)].astype(np.int64)
+        counts = np.bincount(inside, minlength=classes)
+        add(
+            f"images a class, {name}",
+            f"{counts.min():,} to {counts.max():,}",
+            "equal, give or take one",
+            bool(counts.max() - counts.min() <= 1),
+        )
+    copies = duplicates.groupby("group")["split"].value_counts().unstack(fill_value=0)
+    copies = copies.reindex(columns=list(splits), fill_value=0)
+    for name in splits:
+        add(f"surplus copies within {name}", int((copies[name] - 1).clip(lower=0).sum()), 0)
+    for first, second in combinations(splits, 2):
+        shared = (copies[first] > 0) & (copies[second] > 0)
+        add(f"images in both {first} and {second}", int(shared.sum()), 0)
+    return pd.DataFrame(rows, columns=["check", "found", "expected", "ok"])
+
+
+def extremes(images: np.ndarray, count: int) -> dict[str, np.ndarray]:
+    """Find the images at the edges of brightness and contrast (notebook 01 introduces it).
+
+    Brightness is the mean of all values of an image, contrast their variance; both are compared as
+    whole numbers, so the order is the same on every machine.
+
+    Args:
+        images: uint8 ``(N, 32, 32, 3)``, read in chunks.
+        count: Images to return of each kind, at most N.
+
+    Returns:
+        ``brightest``, ``darkest``, ``highest contrast`` and ``lowest contrast`` to int64
+        ``(count,)`` indices, the most extreme first.
+
+    Raises:
+        ParameterError: There are fewer than ``count`` images.
+    """
+    if not 0 < count <= len(images):
+        raise ParameterError(f"cannot choose {count} of {len(images)} images; expected 1 to all")
+    brightness, contrast = np.empty((2, len(images)), dtype=np.int64)
+    for start in range(0, len(images), _CHUNK):
+        values = images[start : start + _CHUNK].reshape(-1, images[0].size).astype(np.int32)
+        sums = values.sum(axis=1, dtype=np.int64)
+        squares = np.einsum("ij,ij->i", values, values, dtype=np.int64)
+        brightness[start : start + _CHUNK] = sums
+        contrast[start : start + _CHUNK] = values.shape[1] * squares - sums**2
+    return {
+        "brightest": np.argsort(-brightness, kind="stable")[:count],
+        "darkest": np.argsort(brightness, kind="stable")[:count],
+        "highest contrast": np.argsort(-contrast, kind="stable")[:count],
+        "lowest contrast": np.argsort(contrast, kind="stable")[:count],
+    }

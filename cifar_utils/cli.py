@@ -1,0 +1,212 @@
+"""The command ``cifar``; what it does is imported only once it is known what to do."""
+
+import argparse
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from cifar_utils.errors import CifarUtilsError, ParameterError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    top = argparse.ArgumentParser(
+        prog="cifar",
+        allow_abbrev=False,
+        description="Run the course's notebooks on CIFAR-10 and compare what they find.",
+        epilog="CIFAR_UTILS_DATA_DIR and CIFAR_UTILS_ARTIFACTS_DIR move the two folders.",
+    )
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    run = commands.add_parser(
+        "run",
+        allow_abbrev=False,
+        help="run the notebooks, those that have not finished yet",
+        description="Run the notebooks, those that have not finished yet, each in a fresh kernel. "
+        "Repeating the command after a failure goes on from there.",
+    )
+    run.add_argument(
+        "stages",
+        metavar="STAGE",
+        nargs="*",
+        help="a number or a name, such as 02 or baseline_cnn; all of them if none is given",
+    )
+    run.add_argument("--from", dest="first", metavar="STAGE", help="this stage and all later ones")
+    run.add_argument(
+        "--profile",
+        default="auto",
+        help="how much to do: smoke, cpu, gpu or auto (gpu where there is one, else smoke)",
+    )
+    run.add_argument(
+        "--data",
+        default="auto",
+        help="synthetic, the folder of an unpacked CIFAR-10 archive, or auto (what is in the data "
+        "folder; the smoke profile draws synthetic images where there is nothing)",
+    )
+    run.add_argument("--seed", type=int, default=0, help="default: 0")
+    run.add_argument(
+        "--run", dest="name", metavar="NAME", default="auto", help="default: named by its settings"
+    )
+    run.add_argument(
+        "--set",
+        dest="settings",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="a parameter of the notebooks, for every stage that has it; may be repeated",
+    )
+    run.add_argument("--fresh", action="store_true", help="run finished stages again")
+    run.set_defaults(act=_run)
+
+    results = commands.add_parser(
+        "results",
+        allow_abbrev=False,
+        help="print the results table",
+        description="Print the results of runs.",
+    )
+    results.add_argument("runs", metavar="RUN", nargs="*", help="all runs if none is given")
+    results.add_argument("--json", action="store_true", help="every figure, as a JSON list")
+    results.set_defaults(act=_results)
+
+    data = commands.add_parser("data", help="look at the images' files")
+    info = data.add_subparsers(title="commands", metavar="COMMAND", required=True).add_parser(
+        "info",
+        help="say what a folder holds",
+        description="Say what a folder of images holds and whether it is the official CIFAR-10.",
+    )
+    info.add_argument("folder", metavar="DIR", nargs="?", default="auto", help="default: auto")
+    info.set_defaults(act=_data_info)
+    return top
+
+
+def _run(options: argparse.Namespace) -> None:
+    from cifar_utils import pipeline
+
+    run = pipeline.run(
+        pipeline.select(options.stages, options.first),
+        profile=options.profile,
+        source=options.data,
+        seed=options.seed,
+        name=options.name,
+        settings=options.settings,
+        fresh=options.fresh,
+    )
+    print()
+    _show(table(run.results()))
+    print(f"report: {run.folder / 'report.html'}")
+
+
+def _results(options: argparse.Namespace) -> None:
+    from cifar_utils import paths, runs
+
+    chosen = [runs.load(name) for name in options.runs or runs.names()]
+    rows = sorted((row for run in chosen for row in run.results()), key=_order)
+    if options.json:
+        print(json.dumps(rows, indent=2))
+    elif rows:
+        _show(table(rows))
+    else:
+        print(f"no results yet in {paths.artifacts_dir()}; make some with: cifar run")
+
+
+def _data_info(options: argparse.Namespace) -> None:
+    from cifar_utils import data
+
+    lines = data.describe(data.load(options.folder))
+    width = max(len(label) for label, _ in lines)
+    for label, value in lines:
+        print(f"{label:{width}}  {value}")
+
+
+def _order(row: dict[str, Any]) -> tuple[str, str, str]:
+    """Return what result rows are sorted by."""
+    return row["run"], row["stage"], row.get("split") or ""
+
+
+def table(rows: list[dict[str, Any]]) -> "Table":
+    """Return the results table; rows without an accuracy are left out.
+
+    Args:
+        rows: As ``runs.Run.results`` returns them.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1), title_justify="left")
+    shown.add_column("run", overflow="fold")
+    shown.add_column("stage", overflow="fold")
+    shown.add_column("split")
+    shown.add_column("accuracy %  [95%]", no_wrap=True)
+    shown.add_column("n", justify="right", no_wrap=True)
+    shown.add_column("data")
+    shown.add_column("profile")
+    shown.add_column("seed", justify="right")
+    shown.add_column("pretraining", overflow="fold")
+    shown.add_column("parameters", justify="right", no_wrap=True)
+    shown.add_column("training", justify="right", no_wrap=True)
+    shown.add_column("hardware", overflow="fold")
+    for row in sorted(rows, key=_order):
+        if row.get("accuracy") is None:
+            continue
+        accuracy, low, high = (
+            100 * row[name] for name in ("accuracy", "accuracy_low", "accuracy_high")
+        )
+        seconds, parameters = row.get("training_seconds"), row.get("parameters")
+        cells = (
+            row["run"],
+            row["stage"],
+            row["split"],
+            f"{accuracy:5.2f}  [{low:.2f}, {high:.2f}]",
+            f"{row['n']:,}",
+            row["data"],
+            row["profile"],
+            str(row["seed"]),
+            row["pretraining"],
+            "" if parameters is None else f"{parameters:,}",
+            "" if seconds is None else f"{seconds:,.1f} s",
+            row["hardware"],
+        )
+        shown.add_row(*(Text(cell) for cell in cells))
+    return shown
+
+
+def _show(shown: "Table") -> None:
+    """Print a table: as wide as the terminal, and as wide as it needs to be in a file."""
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 240).print(shown)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit status.
+
+    Returns:
+        0 when everything asked for was done, 1 when something failed, 2 when the command line was
+        refused, 130 when the user stopped it.
+    """
+    if hasattr(sys.stdout, "reconfigure"):
+        # A log file's narrow encoding must not stop a run over a heading's dot.
+        sys.stdout.reconfigure(errors="replace")
+    options = parser().parse_args(arguments)
+    try:
+        options.act(options)
+    except ParameterError as error:
+        print(f"cifar: {error}", file=sys.stderr)
+        return 2
+    except CifarUtilsError as error:
+        print(f"cifar: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as error:
+        text = str(error) or "interrupted; the same command goes on from here"
+        print(f"cifar: {text}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever read the output has gone; keep Python from complaining about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0

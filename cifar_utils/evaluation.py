@@ -1,0 +1,182 @@
+"""Judging models from their logits: accuracy with its interval, scores a class, differences."""
+
+import math
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import pandas as pd
+from sklearn import metrics
+
+from cifar_utils.errors import CifarUtilsError
+
+Z95 = 1.959963984540054
+"""The normal quantile of a two-sided 95% interval."""
+
+
+class Interval(NamedTuple):
+    """A value with the ends of its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """Return the three in percent, such as ``71.2% [69.9, 72.4]``."""
+        return f"{100 * self.value:.1f}% [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+
+def predict_logits(model: keras.Model, images: np.ndarray, batch_size: int = 250) -> np.ndarray:
+    """Return the model's outputs.
+
+    Args:
+        model: From uint8 ``(N, 32, 32, 3)`` images to ``(N, 10)`` logits.
+        images: uint8 ``(N, 32, 32, 3)``.
+        batch_size: Images at a time; changes speed and memory, not the result.
+
+    Returns:
+        float32 ``(N, 10)``.
+    """
+    return model.predict(images, batch_size=batch_size, verbose=0).astype(np.float32)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Return probabilities, float32 ``(N, K)``, each row summing to one."""
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return (shifted / shifted.sum(axis=-1, keepdims=True)).astype(np.float32)
+
+
+def wilson(right: int, n: int) -> Interval:
+    """Return a share with its 95% Wilson score interval (Wilson 1927).
+
+    Args:
+        right: Number of successes, 0 to ``n``.
+        n: Number of trials, at least 1.
+    """
+    if not 0 <= right <= n or n < 1:
+        raise CifarUtilsError(f"{right} right of {n}: expected 0 <= right <= n and n >= 1")
+    share, z2 = right / n, Z95**2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    return Interval(share, max(0.0, centre - half), min(1.0, centre + half))
+
+
+def _check(logits: np.ndarray, labels: np.ndarray) -> None:
+    """Refuse logits and labels that do not belong together."""
+    if logits.ndim != 2 or labels.shape != logits.shape[:1] or not len(labels):
+        raise CifarUtilsError(
+            f"logits {logits.shape} and labels {labels.shape}: expected (N, K) and (N,), N >= 1"
+        )
+
+
+def right(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return which predictions are right, bool ``(N,)``."""
+    _check(logits, labels)
+    return logits.argmax(axis=1) == labels
+
+
+def accuracy(logits: np.ndarray, labels: np.ndarray) -> Interval:
+    """Return the share of right predictions with its 95% Wilson interval."""
+    return wilson(int(right(logits, labels).sum()), len(labels))
+
+
+def accuracy_fields(logits: np.ndarray, labels: np.ndarray) -> dict[str, float | int]:
+    """Return accuracy, its interval and n under the names a leaderboard row uses."""
+    found = accuracy(logits, labels)
+    return {
+        "accuracy": found.value,
+        "accuracy_low": found.low,
+        "accuracy_high": found.high,
+        "n": len(labels),
+    }
+
+
+def difference(
+    logits: np.ndarray, other: np.ndarray, labels: np.ndarray, *, resamples: int = 10_000
+) -> Interval:
+    """Return accuracy of ``logits`` minus accuracy of ``other`` with its paired 95% interval.
+
+    Both models saw the same images, so images are resampled, not models: a paired bootstrap
+    (Efron and Tibshirani 1993). Only the images on which exactly one model is right matter, so a
+    resample is one multinomial draw.
+
+    Args:
+        logits: float ``(N, K)`` of one model.
+        other: float ``(N, K)`` of the other, on the same images.
+        labels: int64 ``(N,)``.
+        resamples: Number of bootstrap samples.
+    """
+    first, second = right(logits, labels), right(other, labels)
+    n = len(labels)
+    gained, lost = int((first & ~second).sum()), int((~first & second).sum())
+    shares = np.array([gained, lost, n - gained - lost]) / n
+    draws = np.random.default_rng(0).multinomial(n, shares, size=resamples)
+    low, high = np.quantile((draws[:, 0] - draws[:, 1]) / n, [0.025, 0.975])
+    return Interval((gained - lost) / n, float(low), float(high))
+
+
+def confusion_matrix(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return counts, int64 ``(K, K)``: true class by row, predicted class by column."""
+    _check(logits, labels)
+    classes = np.arange(logits.shape[1])
+    return metrics.confusion_matrix(labels, logits.argmax(axis=1), labels=classes)
+
+
+def class_report(logits: np.ndarray, labels: np.ndarray, names: tuple[str, ...]) -> pd.DataFrame:
+    """Return precision, recall, F1 and support, a row a class and a macro average.
+
+    A class that is never predicted has precision 0.
+    """
+    _check(logits, labels)
+    scores = metrics.precision_recall_fscore_support(
+        labels, logits.argmax(axis=1), labels=np.arange(len(names)), zero_division=0
+    )
+    frame = pd.DataFrame(
+        dict(zip(("precision", "recall", "f1", "support"), scores, strict=True)), index=list(names)
+    )
+    average = frame[["precision", "recall", "f1"]].mean()
+    frame.loc["macro average"] = [*average, frame["support"].sum()]
+    return frame.astype({"support": int})
+
+
+def most_confused(matrix: np.ndarray, names: tuple[str, ...], count: int = 5) -> pd.DataFrame:
+    """Return the ordered class pairs confused most often: true, predicted, images."""
+    errors = matrix.copy()
+    np.fill_diagonal(errors, 0)
+    order = np.argsort(errors, axis=None, kind="stable")[::-1][:count]
+    rows, columns = np.unravel_index(order, errors.shape)
+    return pd.DataFrame(
+        {
+            "true": [names[row] for row in rows],
+            "predicted": [names[column] for column in columns],
+            "images": errors[rows, columns],
+        }
+    )
+
+
+def confident_mistakes(logits: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
+    """Return the indices of at most ``count`` wrong predictions, the most confident first."""
+    wrong = np.flatnonzero(~right(logits, labels))
+    confidence = softmax(logits[wrong]).max(axis=1)
+    return wrong[np.argsort(-confidence, kind="stable")][:count]
+
+
+def shared_mistakes(logits: dict[str, np.ndarray], labels: np.ndarray) -> pd.DataFrame:
+    """Return how many images 0, 1, ... all of the models get wrong.
+
+    Args:
+        logits: float ``(N, K)`` of each model on the same images.
+        labels: int64 ``(N,)``.
+
+    Returns:
+        Columns ``models_wrong``, ``images`` and ``share``.
+    """
+    wrong = np.stack([~right(outputs, labels) for outputs in logits.values()]).sum(axis=0)
+    counts = np.bincount(wrong, minlength=len(logits) + 1)
+    return pd.DataFrame(
+        {
+            "models_wrong": np.arange(len(counts)),
+            "images": counts,
+            "share": counts / len(labels),
+        }
+    )

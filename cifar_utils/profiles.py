@@ -1,0 +1,111 @@
+"""How much of everything a run does: the one place where a notebook's numbers come from."""
+
+import os
+from dataclasses import dataclass
+
+from cifar_utils import runtime
+from cifar_utils.errors import ParameterError, nearest
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The numbers of one run, from image counts to epochs.
+
+    Attributes:
+        name: ``smoke``, ``cpu`` or ``gpu``.
+        train_images: Training images used, None for all.
+        validation_images: Validation images used, None for all.
+        test_images: Test images used, None for all.
+        synthetic_images: Size of the synthetic set, if that is the data (train, validation, test).
+        batch_size: Images a training step.
+        cnn_epochs: Epochs for the networks of notebooks 02 and 03.
+        probe_images: Training images in the small comparisons of notebook 04.
+        probe_sizes: Input resolutions compared in notebook 04, in pixels.
+        resnet_size: Input resolution of the ResNet50 models, in pixels.
+        head_epochs: Epochs for a head on frozen features.
+        finetune_epochs: Most epochs of fine-tuning; early stopping may end it sooner.
+        finetune_from: First ResNet50 stage that is unfrozen, ``conv2`` to ``conv5``.
+    """
+
+    name: str
+    train_images: int | None
+    validation_images: int | None
+    test_images: int | None
+    synthetic_images: tuple[int, int, int]
+    batch_size: int
+    cnn_epochs: int
+    probe_images: int
+    probe_sizes: tuple[int, ...]
+    resnet_size: int
+    head_epochs: int
+    finetune_epochs: int
+    finetune_from: str
+
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile(
+            name="smoke",
+            train_images=1400,
+            validation_images=300,
+            test_images=300,
+            synthetic_images=(1400, 300, 300),
+            batch_size=32,
+            cnn_epochs=10,
+            probe_images=300,
+            probe_sizes=(32, 64),
+            resnet_size=32,
+            head_epochs=15,
+            finetune_epochs=2,
+            finetune_from="conv5",
+        ),
+        Profile(
+            name="cpu",
+            train_images=None,
+            validation_images=None,
+            test_images=None,
+            synthetic_images=(12_000, 2_000, 2_000),
+            batch_size=128,
+            cnn_epochs=20,
+            probe_images=3000,
+            probe_sizes=(32, 64, 96),
+            resnet_size=64,
+            head_epochs=20,
+            finetune_epochs=3,
+            finetune_from="conv4",
+        ),
+        Profile(
+            name="gpu",
+            train_images=None,
+            validation_images=None,
+            test_images=None,
+            synthetic_images=(45_000, 5_000, 10_000),
+            batch_size=128,
+            cnn_epochs=40,
+            probe_images=10_000,
+            probe_sizes=(32, 64, 128, 224),
+            resnet_size=128,
+            head_epochs=30,
+            finetune_epochs=10,
+            finetune_from="conv2",
+        ),
+    )
+}
+
+
+def resolve(name: str = "auto") -> Profile:
+    """Return the profile called ``name`` (notebook 01 introduces it).
+
+    Args:
+        name: ``smoke``, ``cpu``, ``gpu``, or ``auto``: what ``CIFAR_UTILS_PROFILE`` says, else
+            ``gpu`` where there is a GPU the backend can use, else ``smoke``.
+
+    Raises:
+        ParameterError: No profile has that name.
+    """
+    if name == "auto":
+        name = os.environ.get("CIFAR_UTILS_PROFILE") or ("gpu" if runtime.has_gpu() else "smoke")
+    if name not in PROFILES:
+        raise ParameterError(f"unknown profile {name!r}{nearest(name, ['auto', *PROFILES])}")
+    return PROFILES[name]

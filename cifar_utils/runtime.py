@@ -1,0 +1,157 @@
+"""The machine and the session: hardware, seeds, precision, versions."""
+
+import functools
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """An NVIDIA GPU: marketing name and compute capability, such as ``(9, 0)``."""
+
+    name: str
+    capability: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Session:
+    """What ``start`` set up; printing it says all a reader needs.
+
+    Attributes:
+        seed: The seed of Python, NumPy and the backend.
+        precision: The Keras dtype policy in force.
+        backend: ``tensorflow`` or ``jax``, with its version.
+        hardware: One line: processor or GPU.
+    """
+
+    seed: int
+    precision: str
+    backend: str
+    hardware: str
+
+    def __str__(self) -> str:
+        """Return the session on one line."""
+        return f"{self.backend} on {self.hardware}, {self.precision}, seed {self.seed}"
+
+
+@functools.cache
+def gpus() -> tuple[Gpu, ...]:
+    """Return the GPUs that ``nvidia-smi`` lists; empty where it is missing or fails."""
+    if not shutil.which("nvidia-smi"):
+        return ()
+    query = ["nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader"]
+    try:
+        listing = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    found = []
+    for line in listing.stdout.strip().splitlines():
+        name, capability = (part.strip() for part in line.rsplit(",", 1))
+        major, _, minor = capability.partition(".")
+        found.append(Gpu(name, (int(major), int(minor or 0))))
+    return tuple(found)
+
+
+def backend_has_gpu() -> bool:
+    """Return whether the Keras backend finds a GPU; from then on this process may hold it."""
+    import keras
+
+    try:
+        return bool(keras.distribution.list_devices("gpu"))
+    except RuntimeError:  # how JAX says that it was installed without support for GPUs
+        return False
+
+
+@functools.cache
+def has_gpu() -> bool:
+    """Return whether there is a GPU that the Keras backend can use.
+
+    Looking takes seconds and may take hold of the GPU's memory for as long as the process lives. So
+    nobody looks where ``nvidia-smi`` lists no GPU, and a child process does where this one has not
+    imported Keras: the command ``cifar`` must leave the GPU to its notebooks.
+    """
+    if not gpus():
+        return False
+    if "keras" in sys.modules:
+        return backend_has_gpu()
+    look = "from cifar_utils import runtime; raise SystemExit(not runtime.backend_has_gpu())"
+    return subprocess.run([sys.executable, "-c", look], capture_output=True).returncode == 0
+
+
+def _processor() -> str:
+    """Return the processor's model name."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def cores() -> int:
+    """Return the number of cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def hardware() -> str:
+    """Return the hardware a result was made on, such as ``2 cores of AMD EPYC``."""
+    if has_gpu():
+        names = [gpu.name for gpu in gpus()]
+        return names[0] if len(names) == 1 else f"{len(names)} x {names[0]}"
+    return f"{cores()} cores of {_processor()}"
+
+
+def precision() -> str:
+    """Return the Keras dtype policy that suits the hardware.
+
+    ``mixed_bfloat16`` on GPUs of compute capability 8 or more and on CPUs with AMX or AVX512-BF16,
+    ``mixed_float16`` on older GPUs with tensor cores (capability 7), ``float32`` elsewhere.
+    """
+    if has_gpu():
+        capability = min(gpu.capability for gpu in gpus())
+        if capability >= (8, 0):
+            return "mixed_bfloat16"
+        return "mixed_float16" if capability >= (7, 0) else "float32"
+    info = Path("/proc/cpuinfo")
+    flags = info.read_text(encoding="utf-8", errors="replace") if info.is_file() else ""
+    return "mixed_bfloat16" if "amx_bf16" in flags or "avx512_bf16" in flags else "float32"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that can change a result."""
+    found = {"python": platform.python_version()}
+    for name in ("cifar-utils", "keras", "tensorflow", "tensorflow-cpu", "jax", "numpy"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def start(seed: int, policy: str = "auto") -> Session:
+    """Seed Python, NumPy and the backend, and set the precision (notebook 02 introduces it).
+
+    Args:
+        seed: Non-negative integer; the same seed on the same machine gives the same results.
+        policy: A Keras dtype policy, or ``auto`` for what ``precision`` says.
+
+    Returns:
+        What was set up, to be printed.
+    """
+    import keras
+
+    # A notebook predicts with several models in turn, which TensorFlow takes for a mistake.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    keras.utils.set_random_seed(seed)
+    keras.config.set_dtype_policy(precision() if policy == "auto" else policy)
+    backend = keras.backend.backend()
+    installed = versions()
+    version = installed.get(backend) or installed.get(f"{backend}-cpu") or "of unknown version"
+    return Session(seed, keras.config.dtype_policy().name, f"{backend} {version}", hardware())

@@ -1,0 +1,120 @@
+"""The setup cell, run as Colab would run it, and what an install there could replace."""
+
+import importlib.machinery
+import importlib.util
+import re
+import sys
+import tomllib
+import types
+
+import pytest
+from IPython.core.inputtransformer2 import TransformerManager
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+from tools import notebooks
+
+PYPROJECT = tomllib.loads((notebooks.ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = PYPROJECT["project"]
+COLAB_PYTHON = "3.13"
+COLAB = {
+    "ipykernel": "6.17.1",
+    "keras": "3.13.2",
+    "nbclient": "0.10.4",
+    "numpy": "2.1.3",
+    "pillow": "11.3.0",
+    "scikit-learn": "1.6.1",
+}
+"""What Colab had installed in August 2026, of the packages that we need."""
+SOURCES = {
+    "template": notebooks.setup_cell(),
+    **{
+        path.stem: notebooks.read(path).tagged("colab-setup")[0].source
+        for path in notebooks.course()
+    },
+}
+
+
+@pytest.fixture(params=SOURCES)
+def source(request: pytest.FixtureRequest) -> str:
+    return SOURCES[request.param]
+
+
+def magics_run(source: str) -> list[tuple[str, str]]:
+    """Run a cell and return the magics it called: name and line."""
+    called: list[tuple[str, str]] = []
+    shell = types.SimpleNamespace(run_line_magic=lambda name, line: called.append((name, line)))
+    code = TransformerManager().transform_cell(source)
+    exec(compile(code, "colab-setup", "exec"), {"get_ipython": lambda: shell})
+    return called
+
+
+@pytest.fixture
+def in_colab(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
+
+
+def install(monkeypatch: pytest.MonkeyPatch, *, present: bool) -> None:
+    """Make cifar_utils look installed or not."""
+    spec = importlib.machinery.ModuleSpec("cifar_utils", None) if present else None
+    monkeypatch.setattr(importlib.util, "find_spec", {"cifar_utils": spec}.__getitem__)
+
+
+def test_nothing_happens_outside_colab(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    install(monkeypatch, present=False)
+    assert magics_run(source) == []
+
+
+@pytest.mark.usefixtures("in_colab")
+def test_nothing_happens_where_it_is_installed(
+    monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    install(monkeypatch, present=True)
+    assert magics_run(source) == []
+
+
+@pytest.mark.usefixtures("in_colab")
+def test_colab_installs_the_release_once(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    install(monkeypatch, present=False)
+    [(magic, line)] = magics_run(source)
+    assert magic == "pip"
+    assert line.endswith(
+        f'"cifar-utils @ git+{PROJECT["urls"]["Repository"]}@v{PROJECT["version"]}"'
+    )
+    assert not re.search(r"tensorflow|keras|\bjax|(^|\s)(-U|--upgrade)\b|\[", line)
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [("cifar_utils/__init__.py", '__version__ = "{}"'), ("CITATION.cff", "version: {}")],
+)
+def test_version_is_the_same_everywhere(file: str, line: str) -> None:
+    lines = (notebooks.ROOT / file).read_text(encoding="utf-8").splitlines()
+    assert line.format(PROJECT["version"]) in lines
+
+
+def test_every_file_of_the_library_is_packaged() -> None:
+    patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["cifar_utils"]
+    library = notebooks.ROOT / "cifar_utils"
+    packaged = {path for pattern in ("*.py", *patterns) for path in library.glob(pattern)}
+    files = {path for path in library.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    assert files == packaged
+
+
+@pytest.mark.parametrize("line", PROJECT["dependencies"])
+def test_base_install_replaces_nothing_in_colab(line: str) -> None:
+    requirement = Requirement(line)
+    name = canonicalize_name(requirement.name)
+    assert not re.match(r"tensorflow|tf-|jax|torch", name)
+    if name in COLAB:
+        assert requirement.specifier.contains(COLAB[name])
+
+
+def test_every_package_known_of_colab_is_one_we_need() -> None:
+    needed = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
+    assert needed >= set(COLAB)
+
+
+def test_package_supports_the_python_of_colab() -> None:
+    assert SpecifierSet(PROJECT["requires-python"]).contains(COLAB_PYTHON)

@@ -1,0 +1,102 @@
+import hashlib
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from cifar_utils import data
+from cifar_utils.profiles import PROFILES
+
+pytestmark = pytest.mark.real_data
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("data")
+        patch.setenv("CIFAR_UTILS_DATA_DIR", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def dataset(cache, real_folder):
+    return data.load(real_folder)
+
+
+def test_counts_types_and_balance(dataset):
+    assert dataset.provenance.counts == {"train": 45_000, "validation": 5_000, "test": 10_000}
+    assert dataset.train.images.shape == (45_000, 32, 32, 3)
+    assert dataset.train.images.dtype == np.uint8
+    counts = data.class_counts(dataset)
+    assert counts["train"].tolist() == [4500] * 10
+    assert counts["validation"].tolist() == [500] * 10
+    assert counts["test"].tolist() == [1000] * 10
+
+
+def test_every_prefix_is_balanced(dataset):
+    for split in (dataset.train, dataset.validation):
+        seen = np.cumsum(split.labels[:, None] == np.arange(10), axis=0)
+        assert np.ptp(seen, axis=1).max() == 1
+
+
+def test_pixel_statistics_are_those_of_cifar10(dataset):
+    found = data.pixel_statistics(dataset.train.images)
+    # cifar10-airbench's constants, from the original training pixels; recompression softens a bit.
+    np.testing.assert_allclose(found["unit_mean"], [0.4914, 0.4822, 0.4465], atol=0.003)
+    np.testing.assert_allclose(found["unit_std"], [0.2470, 0.2435, 0.2616], atol=0.005)
+
+
+def test_the_test_split_is_the_test_file(dataset):
+    split = dataset.test
+    planes = split.images.transpose(0, 3, 1, 2).reshape(-1, 3072)
+    records = np.column_stack([split.labels.astype(np.uint8), planes])
+    source = data._find(dataset.provenance.source)
+    expected, _ = data._read(source, source.files[-1])
+    np.testing.assert_array_equal(records, expected)
+
+
+def test_smoke_takes_its_share(cache, real_folder):
+    limited = data.load(real_folder, PROFILES["smoke"])
+    assert [len(limited.train), len(limited.validation), len(limited.test)] == [1400, 300, 300]
+    assert data.class_counts(limited)["train"].tolist() == [140] * 10
+
+
+def test_the_python_layout_of_the_same_images_is_the_same_data(dataset, tmp_path):
+    source = data._find(dataset.provenance.source)
+    digest = hashlib.sha256()
+    for path, name in zip(source.files, data.OFFICIAL_MD5, strict=True):
+        records, _ = data._read(source, path)
+        digest.update(records.tobytes())
+        batch = {b"data": records[:, 1:].copy(), b"labels": records[:, 0].tolist()}
+        (tmp_path / name).write_bytes(pickle.dumps(batch, protocol=2))
+    python = data.load(tmp_path)
+    assert python.provenance.fingerprint == dataset.provenance.fingerprint == digest.hexdigest()
+    for split in ("train", "validation", "test"):
+        one, other = getattr(dataset, split), getattr(python, split)
+        np.testing.assert_array_equal(one.labels, other.labels)
+        np.testing.assert_array_equal(one.images, other.images)
+
+
+# VmHWM and not getrusage: a child's ru_maxrss starts at what its parent used, here all of pytest.
+PEAK = """
+import sys, numpy
+if sys.argv[1:]:
+    from cifar_utils import data
+    data.load(sys.argv[1])
+status = open("/proc/self/status").read()
+print(int(status.partition("VmHWM:")[2].split()[0]) / 1000)
+"""
+
+
+def peak_megabytes(*arguments):
+    command = [sys.executable, "-c", PEAK, *arguments]
+    return float(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+
+
+def test_loading_peaks_under_500_megabytes(real_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("CIFAR_UTILS_DATA_DIR", str(tmp_path))
+    bare, loaded = peak_megabytes(), peak_megabytes(real_folder)
+    # The images alone are 184 MB: less would mean that nothing was measured.
+    assert 184 < loaded - bare < 500

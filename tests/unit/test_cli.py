@@ -1,0 +1,223 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cifar_utils import cli, data, runs
+from cifar_utils.errors import DataError
+from tests.unit import tiny_course
+
+HEAVY = ("keras", "tensorflow", "jax", "papermill", "pandas", "matplotlib", "sklearn", "numpy")
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    for stage in tiny_course.STAGES:
+        tiny_course.write(tmp_path, stage)
+    tiny_course.install(tmp_path, monkeypatch.setattr)
+    monkeypatch.delenv("CIFAR_UTILS_PROFILE", raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["data", "info", "--help"]])
+def test_help_imports_nothing_heavy(arguments):
+    script = (
+        "import contextlib, io, json, sys\n"
+        "from cifar_utils import cli\n"
+        "with contextlib.redirect_stdout(io.StringIO()) as out:\n"
+        "    try:\n"
+        "        cli.main(sys.argv[1:])\n"
+        "    except SystemExit as end:\n"
+        "        status = end.code\n"
+        "print(json.dumps([status, out.getvalue(), list(sys.modules)]))\n"
+    )
+    command = [sys.executable, "-c", script, *arguments]
+    finished = subprocess.run(command, capture_output=True, text=True, check=True)
+    status, text, modules = json.loads(finished.stdout)
+    assert status == 0
+    assert "usage: cifar" in text
+    assert not set(HEAVY) & set(modules)
+
+
+def test_help_names_every_option_of_run(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["run", "--help"])
+    text = capsys.readouterr().out
+    options = ("--from", "--profile", "--data", "--seed", "--run", "--set", "--fresh", "STAGE")
+    assert all(option in text for option in options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["run", "secnd"], "unknown stage 'secnd'; did you mean 'second'?"),
+        (["run", "7"], "unknown stage '7'"),
+        (["run", "--from", "thrid"], "did you mean 'third'?"),
+        (["run", "1", "--from", "2"], "not both"),
+        (["run", "--set", "EPOCH=3"], "did you mean 'EPOCHS'?"),
+        (["run", "--set", "EPOCHS=three"], "expected an integer, such as 2"),
+        (["run", "--profile", "smok"], "unknown profile 'smok'; did you mean 'smoke'?"),
+        (["run", "--seed", "-1"], "expected 0 to 4294967295"),
+        (["run", "--run", "../x"], "run name '../x' is not usable"),
+    ],
+)
+def test_what_is_wrong_on_the_command_line_is_refused(root, capsys, arguments, expected):
+    assert cli.main(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("cifar: ")
+    assert expected in printed.err
+    assert printed.out == ""
+    assert not (root / "artifacts").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["fly"],
+        ["run", "--seed", "x"],
+        ["run", "--profil", "cpu"],
+        [],
+        ["data"],
+        ["results", "--seed", "1"],
+    ],
+)
+def test_what_the_parser_refuses(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    assert "usage: cifar" in capsys.readouterr().err
+
+
+def test_missing_data_is_an_error_without_a_traceback(root, monkeypatch, capsys):
+    def load(source, profile):
+        raise DataError("no images here")
+
+    monkeypatch.setattr(data, "load", load)
+    assert cli.main(["run", "--profile", "cpu"]) == 1
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", "cifar: no images here\n")
+    assert not (root / "artifacts").exists()
+
+
+def test_options_reach_the_run_and_the_table_ends_it(root, capsys):
+    arguments = ["run", "--from", "3", "--seed", "4", "--run", "mine", "--profile", "cpu"]
+    assert cli.main([*arguments, "--set", "EPOCHS=9"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    folder = root / "artifacts" / "mine"
+    assert printed.out.splitlines()[-1] == f"report: {folder / 'report.html'}"
+    row = next(line for line in printed.out.splitlines() if line.lstrip().startswith("mine"))
+    assert "50.00  [47.00, 53.00]" in row
+    metrics = json.loads((folder / "03_third" / "metrics.json").read_text())
+    assert (metrics["profile"], metrics["seed"], metrics["given"][0]) == ("cpu", 4, 9)
+    assert not (folder / "01_first").exists()
+
+    assert cli.main([*arguments, "--set", "EPOCHS=9"]) == 0
+    assert "already finished" in capsys.readouterr().out
+    assert cli.main([*arguments, "--set", "EPOCHS=9", "--fresh"]) == 0
+    assert "already finished" not in capsys.readouterr().out
+
+
+def test_a_failing_stage_is_exit_status_1(root, capsys):
+    tiny_course.write(root, "03_third", "raise KeyError('lost')")
+    assert cli.main(["run", "third"]) == 1
+    errors = capsys.readouterr().err
+    assert "cifar: 03_third failed in cell 8 of 10" in errors
+    assert "KeyError: 'lost'" in errors
+    assert "go on with: cifar run --from 03 " in errors
+    assert "Traceback" not in errors
+
+
+def test_control_c_before_the_first_stage(root, monkeypatch, capsys):
+    def load(source, profile):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(data, "load", load)
+    assert cli.main(["run"]) == 130
+    assert "the same command goes on from here" in capsys.readouterr().err
+
+
+@pytest.fixture
+def two_runs(root):
+    """Two runs, the younger one earlier in the alphabet, with a test row beside its stages."""
+    for name, seed in (("b", 0), ("a", 1)):
+        run = runs.start(name, profile="smoke", seed=seed, provenance=tiny_course.PROVENANCE)
+        scores = {"accuracy": 0.5, "accuracy_low": 0.4, "accuracy_high": 0.6}
+        for stage in ("02_second", "01_first"):
+            result = run.stage(stage).result(n=1234, split="validation", **scores)
+            run.stage(stage).save_metrics(result)
+        run.stage("03_third").save_metrics(run.stage("03_third").result(n=7))
+        measured = run.stage("01_first").result(
+            n=99, split="test", parameters=23_456, training_seconds=3.21, **scores
+        )
+        runs.write_json(run.stage("03_third").folder / "leaderboard.json", [measured])
+
+
+def _rows(text):
+    """Return the cells of the table's rows."""
+    return [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in text[2:]]
+
+
+def test_results_are_one_line_a_row_in_a_file(two_runs, capsys):
+    assert cli.main(["results"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.strip()]
+    rows = _rows(lines)
+    assert [row[:3] for row in rows] == [
+        ["a", "01_first", "test"],
+        ["a", "01_first", "validation"],
+        ["a", "02_second", "validation"],
+        ["b", "01_first", "test"],
+        ["b", "01_first", "validation"],
+        ["b", "02_second", "validation"],
+    ]
+    assert rows[0][3:12] == [
+        *("50.00", "[40.00, 60.00]", "99", "synthetic", "smoke", "1", "none"),
+        *("23,456", "3.2 s"),
+    ]
+    for column in ("run", "stage", "split", "accuracy", "n", "data", "profile", "seed"):
+        assert column in lines[0]
+    for column in ("pretraining", "parameters", "training", "hardware"):
+        assert column in lines[0]
+
+
+def test_results_of_some_runs(two_runs, capsys):
+    assert cli.main(["results", "b"]) == 0
+    assert {row[0] for row in _rows(capsys.readouterr().out.strip().splitlines())} == {"b"}
+    assert cli.main(["results", "c"]) == 1
+    assert "no run is called 'c'" in capsys.readouterr().err
+
+
+def test_results_as_json_are_all_rows(two_runs, capsys):
+    assert cli.main(["results", "--json", "a"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["stage"], row["split"], row["n"]) for row in rows] == [
+        ("01_first", "test", 99),
+        ("01_first", "validation", 1234),
+        ("02_second", "validation", 1234),
+        ("03_third", None, 7),
+    ]
+
+
+def test_results_before_the_first_run(root, capsys):
+    assert cli.main(["results"]) == 0
+    assert "make some with: cifar run" in capsys.readouterr().out
+    assert cli.main(["results", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_data_info_prints_what_data_describes(monkeypatch, capsys):
+    monkeypatch.setattr(data, "load", lambda source: source)
+    monkeypatch.setattr(data, "describe", lambda dataset: [("source", dataset), ("n", "60,000")])
+    assert cli.main(["data", "info", "some/folder"]) == 0
+    assert capsys.readouterr().out == "source  some/folder\nn       60,000\n"
+    assert cli.main(["data", "info"]) == 0
+    assert capsys.readouterr().out.startswith("source  auto\n")
+
+
+def test_the_command_is_installed():
+    command = Path(sys.executable).with_name("cifar")
+    finished = subprocess.run([command, "run", "--help"], capture_output=True, text=True)
+    assert finished.returncode == 0
+    assert finished.stdout.startswith("usage: cifar run")

@@ -1,0 +1,118 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from cifar_utils import evaluation
+from cifar_utils.errors import CifarUtilsError
+
+NAMES = tuple("abcdefghij")
+
+
+def logits_for(predictions, classes=10):
+    return np.eye(classes, dtype=np.float32)[np.asarray(predictions)] * 5
+
+
+@given(st.integers(1, 20_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_agrees_with_scipy(pair):
+    hits, n = pair
+    found = evaluation.wilson(hits, n)
+    expected = binomtest(hits, n).proportion_ci(method="wilson")
+    assert found.value == hits / n
+    assert found.low == pytest.approx(expected.low, abs=1e-9)
+    assert found.high == pytest.approx(expected.high, abs=1e-9)
+
+
+def test_wilson_refuses_what_cannot_be():
+    for hits, n in ((3, 2), (-1, 2), (0, 0)):
+        with pytest.raises(CifarUtilsError, match="expected 0 <= right <= n"):
+            evaluation.wilson(hits, n)
+
+
+def test_softmax_sums_to_one_and_survives_large_logits():
+    found = evaluation.softmax(np.array([[1000.0, 999.0, -1000.0], [0, 0, 0]]))
+    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(found[1], 1 / 3, rtol=1e-6)
+    assert found[0, 0] == pytest.approx(1 / (1 + np.exp(-1)))
+
+
+def test_accuracy_counts():
+    found = evaluation.accuracy(logits_for([0, 1, 2, 3]), np.array([0, 1, 2, 4]))
+    assert found.value == 0.75
+    assert str(found) == "75.0% [30.1, 95.4]"
+
+
+def test_logits_and_labels_must_belong_together():
+    with pytest.raises(CifarUtilsError, match="expected"):
+        evaluation.accuracy(logits_for([0, 1]), np.array([0, 1, 2]))
+    with pytest.raises(CifarUtilsError, match="expected"):
+        evaluation.accuracy(np.zeros((0, 10)), np.zeros(0, int))
+
+
+def test_difference_of_a_model_with_itself_is_exactly_zero():
+    labels = np.arange(100) % 10
+    logits = logits_for((labels + (np.arange(100) % 3 == 0)) % 10)
+    assert tuple(evaluation.difference(logits, logits, labels)) == (0, 0, 0)
+
+
+def test_difference_is_paired_and_signed():
+    labels = np.zeros(1000, int)
+    better = logits_for(np.where(np.arange(1000) < 900, 0, 1))
+    worse = logits_for(np.where(np.arange(1000) < 850, 0, 1))
+    found = evaluation.difference(better, worse, labels)
+    assert found.value == pytest.approx(0.05)
+    assert 0.03 < found.low < found.value < found.high < 0.07
+    back = evaluation.difference(worse, better, labels)
+    assert back.value == pytest.approx(-0.05)
+
+
+def test_difference_covers_the_truth_about_19_times_in_20():
+    generator = np.random.default_rng(0)
+    covered = 0
+    for _ in range(200):
+        hits = generator.random((2, 400)) < np.array([[0.8], [0.7]])
+        first, second = (logits_for(np.where(hit, 0, 1)) for hit in hits)
+        found = evaluation.difference(first, second, np.zeros(400, int), resamples=500)
+        covered += found.low <= 0.1 <= found.high
+    assert 180 <= covered <= 199
+
+
+def test_confusion_matrix_is_true_by_row():
+    found = evaluation.confusion_matrix(logits_for([1, 1, 2]), np.array([0, 1, 2]))
+    assert found.shape == (10, 10)
+    assert found[0, 1] == 1
+    assert found[1, 0] == 0
+    assert np.trace(found) == 2
+
+
+def test_class_report_by_hand():
+    labels = np.array([0, 0, 0, 1])
+    report = evaluation.class_report(logits_for([0, 0, 1, 1]), labels, NAMES)
+    assert report.loc["a", ["precision", "recall", "f1"]].tolist() == pytest.approx([1, 2 / 3, 0.8])
+    assert report.loc["b", ["precision", "recall"]].tolist() == [0.5, 1.0]
+    assert report.loc["c", "precision"] == 0
+    assert report.loc["macro average", "f1"] == pytest.approx((0.8 + 2 / 3) / 10)
+    assert report.loc["macro average", "support"] == 4
+
+
+def test_most_confused_ignores_the_diagonal():
+    matrix = np.diag([50] * 10)
+    matrix[3, 5], matrix[5, 3] = 9, 4
+    found = evaluation.most_confused(matrix, NAMES, count=2)
+    assert found.values.tolist() == [["d", "f", 9], ["f", "d", 4]]
+
+
+def test_confident_mistakes_are_wrong_and_sorted():
+    logits = np.zeros((4, 10), np.float32)
+    logits[:, 1] = [1, 9, 5, 7]
+    found = evaluation.confident_mistakes(logits, np.array([0, 1, 0, 0]), count=2)
+    assert found.tolist() == [3, 2]
+
+
+def test_shared_mistakes_counts_every_image_once():
+    labels = np.zeros(4, int)
+    logits = {"x": logits_for([0, 0, 1, 1]), "y": logits_for([0, 1, 1, 1])}
+    found = evaluation.shared_mistakes(logits, labels)
+    assert found["images"].tolist() == [1, 1, 2]
+    assert found["share"].sum() == 1

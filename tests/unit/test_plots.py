@@ -1,0 +1,248 @@
+import subprocess
+import sys
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+from nbclient import NotebookClient
+
+from cifar_utils import plots
+from cifar_utils.errors import ParameterError
+
+NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+GENERATOR = np.random.default_rng(0)
+IMAGES = GENERATOR.integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
+LABELS = np.arange(12) % 10
+PROBABILITIES = GENERATOR.dirichlet(np.ones(10), 12)
+MATRIX = GENERATOR.integers(1, 50, (10, 10))
+HISTOGRAM = GENERATOR.integers(1, 100, (3, 256))
+
+
+def history(epochs):
+    values = np.linspace(0.9, 0.3, epochs)
+    return pd.DataFrame(
+        {
+            "loss": values,
+            "accuracy": 1 - values,
+            "val_loss": values + 0.1,
+            "val_accuracy": 0.9 - values,
+        }
+    )
+
+
+FIGURES = {
+    "image_grid": lambda: plots.image_grid(IMAGES, list("abcdefghijkl")),
+    "image_grid, nothing": lambda: plots.image_grid(IMAGES[:0]),
+    "predictions": lambda: plots.predictions(IMAGES, LABELS, PROBABILITIES, NAMES),
+    "predictions, nothing": lambda: plots.predictions(
+        IMAGES[:0], LABELS[:0], PROBABILITIES[:0], NAMES
+    ),
+    "gallery": lambda: plots.gallery({"flip": IMAGES[:5], "shift": IMAGES[5:8]}),
+    "class_counts": lambda: plots.class_counts(
+        {"train": np.full(10, 9), "test": LABELS[:10]}, NAMES
+    ),
+    "mean_images": lambda: plots.mean_images(IMAGES, LABELS, NAMES),
+    "intensity_histogram": lambda: plots.intensity_histogram(HISTOGRAM),
+    "channel_histograms": lambda: plots.channel_histograms(HISTOGRAM),
+    "learning_curves": lambda: plots.learning_curves({"cnn": history(6), "resnet": history(9)}),
+    "learning_curves, one epoch": lambda: plots.learning_curves({"cnn": history(1)}),
+    "confusion_matrix": lambda: plots.confusion_matrix(MATRIX, NAMES, "baseline"),
+    "confusion_matrix, nothing": lambda: plots.confusion_matrix(np.zeros_like(MATRIX), NAMES),
+    "confusion_matrices": lambda: plots.confusion_matrices(
+        {"a": MATRIX, "b": MATRIX, "c": MATRIX}, NAMES
+    ),
+    "intervals": lambda: plots.intervals(
+        ["a", "b"], [0.5, 0.6], [0.4, 0.5], [0.6, 0.7], "accuracy"
+    ),
+    "class_scores": lambda: plots.class_scores(
+        pd.DataFrame([[0.1, 0.9], [np.nan, 1.0]], index=["a", "b"], columns=["cat", "dog"])
+    ),
+    "bars": lambda: plots.bars(
+        pd.DataFrame({"x": [1, 2.5], "y": [0, 3000]}, index=["a", "b"]), "s"
+    ),
+}
+
+
+def texts(figure):
+    """Return every text of a figure that is not empty."""
+    found = figure.findobj(lambda artist: hasattr(artist, "get_text") and artist.get_visible())
+    return [artist.get_text() for artist in found if artist.get_text()]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figure_is_a_small_png_without_an_address(name):
+    figure = FIGURES[name]()
+    png = figure._repr_png_()
+    assert png.startswith(b"\x89PNG")
+    assert 500 < len(png) < 150_000
+    assert figure.get_figwidth() <= 10
+    assert repr(figure).startswith("<Figure size ")
+    assert " at 0x" not in repr(figure)
+    assert png == FIGURES[name]()._repr_png_(), "the same data, the same picture"
+
+
+def test_a_cell_shows_one_picture_and_pyplot_is_not_needed():
+    cells = [
+        "import sys, numpy as np\nfrom cifar_utils import plots\n"
+        "figure = plots.image_grid(np.zeros((2, 32, 32, 3), np.uint8))\n"
+        "assert 'matplotlib.pyplot' not in sys.modules",
+        "figure",
+        "import matplotlib.pyplot\nfigure",
+        "%matplotlib inline\nfigure",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    NotebookClient(notebook, timeout=60, kernel_name="python3").execute()
+    made, *shown = [cell.outputs for cell in notebook.cells]
+    assert made == []
+    for outputs in shown:
+        assert [output.output_type for output in outputs] == ["execute_result"]
+        assert set(outputs[0].data) == {"image/png", "text/plain"}
+
+
+def test_importing_plots_brings_in_neither_pyplot_nor_keras():
+    code = (
+        "import sys; from cifar_utils import plots; "
+        "print({'matplotlib.pyplot', 'keras', 'tensorflow'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_style_survives_the_users_settings_and_leaves_them_alone():
+    import matplotlib
+
+    with matplotlib.rc_context({"figure.facecolor": "black", "font.family": "serif"}):
+        figure = plots.intensity_histogram(HISTOGRAM)
+        assert matplotlib.rcParams["figure.facecolor"] == "black"
+    assert to_hex(figure.get_facecolor()) == "#ffffff"
+
+
+def test_image_grid_shows_the_images_in_order():
+    figure = plots.image_grid(IMAGES, [str(index) for index in range(12)], columns=5)
+    assert len(figure.axes) == 15
+    for index, axes in enumerate(figure.axes[:12]):
+        np.testing.assert_array_equal(axes.images[0].get_array(), IMAGES[index])
+        assert axes.get_title() == str(index)
+    assert not any(axes.axison for axes in figure.axes[12:])
+
+
+def test_no_images_say_so():
+    assert texts(plots.image_grid(IMAGES[:0])) == ["no images to show"]
+
+
+def test_predictions_mark_right_and_wrong_by_more_than_colour():
+    probabilities = np.full((2, 10), 0.02)
+    probabilities[0, 3], probabilities[1, 5] = 0.82, 0.82
+    right, wrong = plots.predictions(IMAGES[:2], np.array([3, 3]), probabilities, NAMES, 2).axes
+    assert right.get_title() == "✓ cat 82%\ntrue: cat"
+    assert wrong.get_title() == "✗ dog 82%\ntrue: cat"
+    colors = [to_hex(axes.spines["top"].get_edgecolor()) for axes in (right, wrong)]
+    assert colors == [plots.GREEN.lower(), plots.VERMILION.lower()]
+
+
+def test_gallery_has_a_labelled_row_for_each_entry():
+    figure = plots.gallery({"flip": IMAGES[:3], "none": IMAGES[:0], "shift": IMAGES[3:4]})
+    assert [axes.get_ylabel() for axes in figure.axes[::3]] == ["flip", "none", "shift"]
+    np.testing.assert_array_equal(figure.axes[6].images[0].get_array(), IMAGES[3])
+    assert not figure.axes[7].axison
+
+
+def test_class_counts_writes_every_number():
+    counts = {"train": np.arange(1000, 1010), "test": np.arange(10)}
+    figure = plots.class_counts(counts, NAMES)
+    assert {"1,000", "1,009", "0", "9", "train · 10,045 images"} <= set(texts(figure))
+    assert tuple(tick.get_text() for tick in figure.axes[0].get_yticklabels()) == NAMES
+
+
+@pytest.mark.parametrize("chunk", [5, 2000])
+def test_mean_images_are_the_means(monkeypatch, chunk):
+    monkeypatch.setattr(plots, "_CHUNK", chunk)
+    labels = LABELS % 4
+    figure = plots.mean_images(IMAGES, labels, NAMES)
+    for label in range(4):
+        expected = np.rint(IMAGES[labels == label].mean(axis=0))
+        np.testing.assert_array_equal(figure.axes[label].images[0].get_array(), expected)
+    assert (figure.axes[4].images[0].get_array() == 238).all()
+
+
+def test_histograms_write_their_means():
+    histogram = np.zeros((3, 256), np.int64)
+    histogram[0, 10], histogram[1, 20], histogram[2, [30, 60]] = 4, 4, 2
+    assert "mean 25.0" in texts(plots.intensity_histogram(histogram))
+    found = texts(plots.channel_histograms(histogram))
+    assert {"mean 10.0", "mean 20.0", "mean 45.0", "red", "green", "blue"} <= set(found)
+
+
+def test_learning_curves_mark_the_best_epochs():
+    frame = history(5)
+    frame["val_loss"] = [0.9, 0.5, 0.4, 0.6, 0.7]
+    frame["val_accuracy"] = [0.1, 0.2, 0.3, 0.4, 0.35]
+    loss, accuracy = plots.learning_curves({"cnn": frame}).axes
+    assert [line.get_linestyle() for line in loss.lines[:2]] == ["--", "-"]
+    np.testing.assert_array_equal(loss.lines[0].get_ydata(), frame["loss"])
+    np.testing.assert_array_equal(loss.lines[1].get_ydata(), frame["val_loss"])
+    assert (loss.lines[2].get_xdata()[0], loss.lines[2].get_ydata()[0]) == (3, 0.4)
+    assert (accuracy.lines[2].get_xdata()[0], accuracy.lines[2].get_ydata()[0]) == (4, 0.4)
+
+
+def test_learning_curves_name_every_model():
+    found = texts(plots.learning_curves({f"model {n}": history(3) for n in range(9)}))
+    assert {*(f"model {n}" for n in range(9)), "training", "validation", "best epoch"} <= set(found)
+
+
+def test_confusion_matrix_has_counts_and_shares_of_the_row():
+    matrix = np.array([[6, 2], [0, 1]])
+    axes = plots.confusion_matrix(matrix, ("cat", "dog")).axes[0]
+    assert [text.get_text() for text in axes.texts] == ["6", "2", "0", "1"]
+    rights, wrongs = (image.get_array() for image in axes.images)
+    assert (rights[0, 0], rights[1, 1]) == (0.75, 1)
+    assert (wrongs[0, 1], wrongs[1, 0]) == (0.25, 0)
+    assert rights.mask[0, 1]
+    assert wrongs.mask[0, 0]
+    assert axes.get_ylabel() == "true class"
+
+
+def test_intervals_keep_the_order_and_write_the_values():
+    labels = ["b", "a"]
+    axes = plots.intervals(
+        labels, [0.031, 0.2], [0.012, 0.1], [0.05, 0.3], "gain", reference=0
+    ).axes[0]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == labels
+    assert axes.get_ylim()[0] > axes.get_ylim()[1], "the first on top"
+    assert [text.get_text() for text in axes.texts] == ["3.1%  [1.2, 5.0]", "20.0%  [10.0, 30.0]"]
+    assert axes.get_xlim()[0] <= 0
+
+
+def test_bars_write_values_in_readable_units():
+    found = texts(plots.bars(pd.DataFrame({"n": [12345, 0.12345]}, index=["a", "b"]), "images"))
+    assert {"12,345", "0.123", "images"} <= set(found)
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda: plots.image_grid(IMAGES / 255), "float64 .* expected uint8"),
+        (lambda: plots.image_grid(IMAGES[0]), r"\(32, 32, 3\) as images"),
+        (lambda: plots.image_grid(IMAGES, ["one"]), "1 titles for 12"),
+        (lambda: plots.image_grid(IMAGES, colors=["red"]), "1 colours for 12"),
+        (lambda: plots.predictions(IMAGES, LABELS[:3], PROBABILITIES, NAMES), "3 labels for 12"),
+        (lambda: plots.predictions(IMAGES, LABELS, PROBABILITIES[:3], NAMES), "3 rows of prob"),
+        (lambda: plots.mean_images(IMAGES, LABELS + 1, NAMES), "labels run from 1 to 10"),
+        (lambda: plots.gallery({}), "no rows"),
+        (lambda: plots.class_counts({"train": LABELS}, NAMES), "12 class counts for 10"),
+        (lambda: plots.intensity_histogram(HISTOGRAM[:1]), "expected the \\(3, 256\\)"),
+        (lambda: plots.channel_histograms(HISTOGRAM * 0), "at least one image"),
+        (lambda: plots.learning_curves({}), "no histories"),
+        (lambda: plots.learning_curves({"cnn": history(0)}), "cnn has 0 epochs"),
+        (lambda: plots.learning_curves({"cnn": history(2)[["loss"]]}), "val_accuracy"),
+        (lambda: plots.confusion_matrix(MATRIX[:3], NAMES), r"expected \(10, 10\)"),
+        (lambda: plots.confusion_matrices({}, NAMES), "no confusion matrices"),
+        (lambda: plots.intervals([], [], [], [], "x"), "no intervals"),
+        (lambda: plots.intervals(["a"], [1, 2], [0], [3], "x"), "2 values for 1"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(draw, message):
+    with pytest.raises(ParameterError, match=message):
+        draw()
