@@ -414,8 +414,9 @@ def _unpickle(path: Path, content: bytes) -> dict[str, Any]:
         # Python 2 wrote the keys of the official files as bytes; Python 3 writes text.
         return {key.decode() if isinstance(key, bytes) else key: value[key] for key in value}
     except Exception as error:  # a damaged pickle can raise anything
+        looks = "" if content.startswith(b"\x80") else _looks_like(content)
         raise DataError(
-            f"{path} is not a batch of the python version{_looks_like(content)}: "
+            f"{path} is not a whole file of the python version{looks}: "
             f"{error or type(error).__name__}; {_UNPACK_AGAIN}"
         ) from error
 
@@ -471,18 +472,19 @@ def _check_labels(path: Path, labels: list[int], looks: str = "") -> None:
             )
 
 
-def _read(source: _Source, path: Path) -> tuple[np.ndarray, str]:
+def _read(source: _Source, path: Path) -> tuple[np.ndarray, bool]:
     """Read one file.
 
     Returns:
-        uint8 ``(N, 3073)``, each row a label and the red, green and blue planes, and the MD5 of
-        the file.
+        uint8 ``(N, 3073)``, each row a label and the red, green and blue planes; and whether the
+        file has the checksum of the official one.
     """
     with _reading(path):
         content = path.read_bytes()
-    md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    known = OFFICIAL_MD5.get(path.name)
+    official = known == hashlib.md5(content, usedforsecurity=False).hexdigest() if known else False
     records = _binary_records if source.layout == "binary" else _python_records
-    return records(path, content), md5
+    return records(path, content), official
 
 
 def _check_names(source: _Source) -> None:
@@ -636,11 +638,11 @@ def _build_files(source: _Source, folder: Path) -> None:
     images, labels = np.empty((total, *IMAGE_SHAPE), np.uint8), np.empty(total, np.int64)
     official = True
     for index, path in enumerate(source.files):
-        records, md5 = _read(source, path)
+        records, known = _read(source, path)
         part = slice(index * RECORDS_PER_FILE, (index + 1) * RECORDS_PER_FILE)
         images[part] = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
         labels[part] = records[:, 0]
-        official &= OFFICIAL_MD5.get(path.name) == md5
+        official &= known
     test = RECORDS_PER_FILE
     validation = (total - test) // 10
     order = np.arange(total)

@@ -32,6 +32,9 @@ LEFT_BEHIND = ("notebook.ipynb", "report.html", "metrics.json")
 SILENCE = 30.0
 """Seconds without a line of progress after which a line says that the cell still runs."""
 
+BADGE = re.compile(r"!\[[^\]]*\]\(https?:")
+"""An image from the network in a text cell."""
+
 REPORT = """
 {%- extends 'lab/index.html.j2' -%}
 {%- block html_head_js -%}{%- endblock -%}
@@ -387,6 +390,8 @@ def _execute(source: Path, working: Path, values: dict[str, Any], progress: Prog
             @property
             def kernel_spec(self) -> KernelSpec:
                 launch = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+                # What native code writes, TensorFlow's start-up notes above all, goes to the log.
+                launch.append("--IPKernelApp.capture_fd_output=False")
                 return KernelSpec(argv=launch, display_name="Python 3", language="python")
 
             # The base class says that it wraps a coroutine, and it is one.
@@ -442,10 +447,16 @@ def _last_lines(text: str, count: int = 12) -> str:
 
 def _render(path: Path, title: str) -> None:
     """Write ``report.html`` beside an executed notebook: one file, nothing from the network."""
+    import nbformat
     from nbconvert import HTMLExporter
 
+    document = nbformat.read(path, as_version=4)
+    # A badge that opens the notebook elsewhere is an image from the network, and no use here.
+    document.cells = [
+        cell for cell in document.cells if _is_code(cell) or not BADGE.search(cell.source)
+    ]
     exporter = HTMLExporter(raw_template=REPORT, embed_images=True)
-    page, _ = exporter.from_filename(str(path), resources={"metadata": {"name": title}})
+    page, _ = exporter.from_notebook_node(document, resources={"metadata": {"name": title}})
     paths.write_text(path.with_name("report.html"), page)
 
 

@@ -97,6 +97,13 @@ def _plain(axes: Axes, grid: str | None = None) -> None:
         axes.grid(axis=grid, color=LIGHT, linewidth=0.8)  # type: ignore[arg-type]
 
 
+def _nothing() -> Figure:
+    """Return a figure that says that there are no images."""
+    figure = _figure(4, 0.6)
+    figure.text(0.5, 0.5, "no images to show", ha="center", va="center", color=MUTED)
+    return figure
+
+
 def _show_image(axes: Axes, image: np.ndarray, frame: str | None = None) -> None:
     """Draw one image with its pixels visible, without ticks, in a frame if it has a colour."""
     axes.imshow(image, interpolation="nearest")
@@ -141,9 +148,7 @@ def image_grid(
         if given is not None:
             _check_length(what, len(given), len(images))
     if not len(images):
-        figure = _figure(4, 0.6)
-        figure.text(0.5, 0.5, "no images to show", ha="center", va="center", color=MUTED)
-        return figure
+        return _nothing()
     rows = math.ceil(len(images) / columns)
     lines = max(title.count("\n") + 1 for title in titles) if titles else 0
     figure = _figure(columns * scale, rows * (scale + 0.17 * lines))
@@ -194,13 +199,14 @@ def gallery(rows: dict[str, np.ndarray]) -> Figure:
     """Draw a labelled row of images for each entry (notebooks 01 and 03).
 
     Args:
-        rows: Row label to uint8 ``(N, 32, 32, 3)``; N may differ between rows.
+        rows: Row label to uint8 ``(N, 32, 32, 3)``; N may differ between rows. Without a row, the
+            figure says that there are no images.
 
     Raises:
-        ParameterError: There is no row, or one does not hold images.
+        ParameterError: A row does not hold images.
     """
     if not rows:
-        raise ParameterError("there are no rows to draw; expected at least one")
+        return _nothing()
     for images in rows.values():
         _check_images(images)
     columns = max(1, *(len(images) for images in rows.values()))

@@ -40,20 +40,21 @@ SNOWS = ((226, 230, 236), (204, 210, 220))
 WATERS = ((52, 92, 130), (74, 116, 136), (90, 110, 110), (40, 66, 92), (120, 146, 160))
 
 HIDES = ((148, 100, 58), (204, 164, 112), (186, 112, 56), (112, 76, 52), (120, 104, 88))
+HORSES = (*HIDES[:4], (72, 52, 38), (46, 42, 44), (222, 212, 198))
 COATS = (*HIDES, (72, 52, 38), (228, 218, 202), (46, 42, 44), (132, 128, 126))
 SHEETS = ((236, 236, 234), (190, 194, 200), (150, 156, 164))
 PAINTS = (*SHEETS, (182, 36, 36), (38, 74, 150), (36, 38, 44), (216, 176, 44), (44, 104, 70),
           (206, 104, 40), (110, 30, 40))  # fmt: skip
 PLUMES = ((120, 96, 72), (60, 60, 66), (176, 60, 44), (64, 104, 164), (228, 226, 220), (206, 168, 60),
           (140, 142, 146), (44, 40, 40), (96, 120, 70))  # fmt: skip
-SKINS = ((92, 140, 52), (60, 104, 48), (128, 122, 60), (112, 88, 56), (150, 168, 62), (84, 84, 60),
-         (180, 84, 40), (58, 120, 110))  # fmt: skip
+SKINS = ((92, 140, 52), (92, 140, 52), (60, 104, 48), (128, 122, 60), (112, 88, 56), (150, 168, 62),
+         (84, 84, 60), (180, 84, 40), (58, 120, 110))  # fmt: skip
 
 # What a colour's name in a drawing can stand for; drawn once for each picture.
 PALETTES: dict[str, tuple[Colour, ...]] = {
     "bark": COATS[:2], "beak": ((214, 160, 50), (60, 56, 52)), "black": (BLACK,), "cargo": PAINTS,
     "coat": COATS, "eye": ((176, 190, 70), (210, 170, 60), (120, 170, 180)), "glass": ((52, 66, 82),
-    (120, 140, 156)), "hide": HIDES, "horn": ((206, 176, 132), (120, 92, 64)), "iris": ((220, 180, 60),
+    (120, 140, 156)), "hide": HIDES, "horse": HORSES, "horn": ((206, 176, 132), (120, 92, 64)), "iris": ((220, 180, 60),
     (190, 90, 40)), "lamp": ((244, 240, 206), (200, 40, 36)), "load": PAINTS, "mane": ((40, 32, 28),
     (90, 60, 40), (220, 200, 164)), "paint": PAINTS, "plume": PLUMES, "rose": ((206, 120, 116),),
     "sail": (WHITE, *PAINTS[:5]), "sheet": SHEETS, "shirt": PAINTS, "skin": SKINS, "steel": GREYS,
@@ -343,20 +344,20 @@ DOG_FACE = """
 DOG_EARS = "pair blob coat*.55 .26,-.56 .62,-.5 .8,.2 .6,.42 .44,-.1"
 DOG_PRICKS = "pair poly coat*.65 .5,-.1 .52,-.9 .1,-.5"
 GRAZER = """
-    limb coat*.65 -.5,0,.26 -.54,.45,.13 -.42,.95,.1
-    limb coat*.65 .42,0,.22 .5,.45,.12 .42,.95,.1
-    limb coat -.58,-.04,.46 -.1,0,.42 .38,-.04,.48
-    limb coat -.56,0,.32 -.7,.42,.14 -.62,.97,.11
-    limb coat .3,0,.26 .26,.45,.13 .34,.97,.11
+    limb horse*.65 -.5,0,.26 -.54,.45,.13 -.42,.95,.1
+    limb horse*.65 .42,0,.22 .5,.45,.12 .42,.95,.1
+    limb horse -.58,-.04,.46 -.1,0,.42 .38,-.04,.48
+    limb horse -.56,0,.32 -.7,.42,.14 -.62,.97,.11
+    limb horse .3,0,.26 .26,.45,.13 .34,.97,.11
 """
 HORSE_UP = """
     limb mane -.7,-.16,.1 -.95,0,.19 -.98,.35,.17 -.9,.66,.05
 """ + GRAZER + """
-    limb coat .34,-.05,.46 .52,-.4,.34 .68,-.76,.22
+    limb horse .34,-.05,.46 .52,-.4,.34 .68,-.76,.22
     limb mane .14,-.26,.12 .36,-.55,.19 .58,-.86,.12
-    poly coat .56,-.76 .58,-1 .72,-.78
-    limb coat .66,-.76,.25 1.02,-.5,.15
-    oval coat*.5 1.03,-.49 .09,.08
+    poly horse .56,-.76 .58,-1 .72,-.78
+    limb horse .66,-.76,.25 1.02,-.5,.15
+    oval horse*.5 1.03,-.49 .09,.08
     oval black .74,-.76 .04,.04
     ?.3 box load -.24,-.28 .12,-.12
     & limb shirt -.06,-.24,.26 -.02,-.72,.24
@@ -367,17 +368,17 @@ HORSE_UP = """
 HORSE_DOWN = """
     limb mane -.7,-.16,.1 -.95,0,.19 -.98,.35,.17 -.9,.66,.05
 """ + GRAZER + """
-    limb coat .36,-.05,.46 .68,.1,.34 .86,.4,.22
+    limb horse .36,-.05,.46 .68,.1,.34 .86,.4,.22
     limb mane .36,-.26,.1 .7,-.1,.15 .92,.28,.1
-    limb coat .86,.38,.23 .94,.78,.15
-    oval coat*.5 .95,.82 .09,.08
+    limb horse .86,.38,.23 .94,.78,.15
+    oval horse*.5 .95,.82 .09,.08
 """  # fmt: skip
 HORSE_HEAD = """
-    limb coat -.8,1.4,1.2 -.45,.5,.88 -.05,-.45,.5
+    limb horse -.8,1.4,1.2 -.45,.5,.88 -.05,-.45,.5
     limb mane -1.3,1,.3 -.84,.2,.34 -.44,-.4,.3 -.1,-.74,.16
-    poly coat -.22,-.6 -.12,-1 .08,-.62
-    limb coat -.05,-.45,.54 .3,-.1,.42 .62,.32,.32
-    oval coat*.55 .64,.33 .17,.16
+    poly horse -.22,-.6 -.12,-1 .08,-.62
+    limb horse -.05,-.45,.54 .3,-.1,.42 .62,.32,.32
+    oval horse*.55 .64,.33 .17,.16
     oval black .72,.28 .05,.05
     oval black .1,-.4 .08,.07
     ?.5 limb white 0,-.56,.06 .34,-.22,.11 .6,.08,.06
@@ -596,14 +597,14 @@ SCENES = {
     "automobile": Scene(_CARS, _ROADS, 4, 0.07, 0.6),
     "bird": Scene((PERCHED, PERCHED, SOARING, FLAPPING, WADER, BIRD_HEAD),
                   ("sky", "leaves", "leaves", "leaves", "field", "ground", "snow"), 8, 0.08, 0),
-    "cat": Scene(_CATS, ("room", "room", "room", "field", "ground", "leaves"), 8, 0.08, 0.5),
+    "cat": Scene(_CATS, ("room", "room", "room", "room", "field", "ground"), 8, 0.08, 0.5),
     "deer": Scene((STAG_UP, STAG_UP, STAG_UP, DOE, STAG_FRONT, STAG_FRONT),
-                  ("forest", "forest", "field", "field", "snow", "leaves"), 5, 0.08, 0.4),
+                  ("forest", "forest", "forest", "field", "field", "snow", "leaves"), 5, 0.08, 0.4),
     "dog": Scene(_DOGS, ("room", "room", "field", "field", "ground", "snow"), 8, 0.08, 0.5),
     "frog": Scene((FROG_SIDE + SPOTS, FROG_ABOVE + SPOTS, FROG_FRONT),
-                  ("leaves", "leaves", "pond", "pond", "ground", "ground"), 10, 0.08, 0.5),
+                  ("leaves", "leaves", "leaves", "pond", "pond", "ground"), 10, 0.08, 0.5),
     "horse": Scene((HORSE_UP, HORSE_UP, HORSE_UP, HORSE_DOWN, HORSE_HEAD),
-                   ("field", "field", "field", "forest", "street", "snow"), 5, 0.08, 0.4),
+                   ("field", "field", "field", "field", "forest", "street", "snow"), 5, 0.08, 0.4),
     "ship": Scene(tuple(ship + FOAM for ship in (SAILBOAT, SAILBOAT, LINER, LINER, FREIGHTER, FREIGHTER, MOTORBOAT, BOW)),
                   ("water",), 4, 0.07, 0.4),
     "truck": Scene(_TRUCKS, _ROADS, 4, 0.07, 0.6),
@@ -736,8 +737,8 @@ def _subject(rng: np.random.Generator, scene: Scene) -> Layer:
     turn = np.deg2rad(rng.uniform(-110, 110) if spin else rng.normal(0, scene.turn))
     slant = np.array([(rng.uniform(0.85, 1.05), 0), (rng.normal(0, 0.06), rng.uniform(0.9, 1.08))])
     matrix = slant @ np.array([(cos(turn), sin(turn)), (-sin(turn), cos(turn))])
-    matrix *= SIZE * rng.uniform(0.36, 0.52) * np.array((rng.choice((-1, 1)), 1))
-    layer = Layer(matrix, SIZE * (0.5 + rng.normal(0, (0.065, 0.05))))
+    matrix *= SIZE * rng.uniform(0.4, 0.54) * np.array((rng.choice((-1, 1)), 1))
+    layer = Layer(matrix, SIZE * (0.5 + rng.normal(0, (0.06, 0.045))))
     wave, phase = rng.normal(0, 1.6, (2, 2)), rng.uniform(0, 2 * np.pi, 2)
     colours: dict[str, Colour] = {}
     drawn = True
@@ -751,6 +752,11 @@ def _subject(rng: np.random.Generator, scene: Scene) -> Layer:
         colour = _mix(colours[shape.colour], WHITE if share > 0 else BLACK, min(abs(share), 0.9))
         layer.fill(shape.corners + scene.warp * np.sin(shape.corners @ wave + phase), colour)
     return layer
+
+
+def _image(picture: np.ndarray) -> Image.Image:
+    """Return a picture (SIZE, SIZE, 3) of numbers around 0 to 255 as an 8-bit image."""
+    return Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
 
 
 def _background(rng: np.random.Generator, setting: Setting) -> np.ndarray:
@@ -768,9 +774,10 @@ def _background(rng: np.random.Generator, setting: Setting) -> np.ndarray:
         for step in np.linspace(0, 1, 5, endpoint=False):
             y = horizon + (1 - horizon) * step
             layer.add("poly", [(0, y - slope), (1, y + slope), (1, 2), (0, 2)], _mix(near, front, step / 2))
-    blurred = layer.image.convert("RGB").reduce(SCALE).filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.2)))
-    texture = _noise(rng, 9, 9 // setting.stretch + 1) + 0.7 * _noise(rng, 24, 24 // setting.stretch)
-    return np.asarray(blurred, dtype=float) * (1 + setting.grain * texture)
+    texture = _noise(rng, 9, 9 // setting.stretch + 1) + _noise(rng, 24, 24 // setting.stretch)
+    place = np.asarray(layer.image.convert("RGB").reduce(SCALE)) * (1 + setting.grain * texture)
+    blur = ImageFilter.GaussianBlur(rng.uniform(0.3, 1.6))
+    return np.asarray(_image(place).filter(blur), dtype=float)
 
 
 def _prop(layer: Layer, rng: np.random.Generator, kind: str, far: Colour, horizon: float) -> None:
@@ -833,10 +840,9 @@ def _camera(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
     picture = picture * (1 + tilt[0] * ramp[:, None] + tilt[1] * ramp)[..., None]
     grey = picture.mean(axis=2, keepdims=True)
     picture = (grey + (picture - grey) * rng.uniform(0.4, 1.3)) * rng.normal(1, 0.05, 3)
-    contrast = min(rng.uniform(34, 68) / (picture.std() + 1), 2)
+    contrast = min(rng.uniform(42, 72) / (picture.std() + 1), 2)
     picture = rng.uniform(75, 165) + (picture - picture.mean()) * contrast
-    image = Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
-    blurred = np.asarray(image.filter(ImageFilter.GaussianBlur(rng.uniform(0, 0.7))))
+    blurred = np.asarray(_image(picture).filter(ImageFilter.GaussianBlur(rng.uniform(0, 0.6))))
     noise = rng.normal(0, rng.uniform(1, 6), (SIZE, SIZE, 3))
     return np.clip(blurred + noise, 0, 255).astype(np.uint8)
 

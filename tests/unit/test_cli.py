@@ -124,7 +124,7 @@ def test_a_failing_stage_is_exit_status_1(root, capsys):
     tiny_course.write(root, "03_third", "raise KeyError('lost')")
     assert cli.main(["run", "third"]) == 1
     errors = capsys.readouterr().err
-    assert "cifar: 03_third failed in cell 8 of 10" in errors
+    assert "cifar: 03_third failed in cell 9 of 11" in errors
     assert "KeyError: 'lost'" in errors
     assert "go on with: cifar run --from 03 " in errors
     assert "Traceback" not in errors

@@ -59,7 +59,10 @@ def folder(root):
 def done(tmp_path_factory):
     """A finished run of two stages, made where the registered python3 kernel is broken."""
     root = tmp_path_factory.mktemp("a {course} with spaces")
-    body = "print('epoch  1/2  loss 1.234')\nprint('chatter')\nprint('epoch  2/2  loss 0.9')"
+    body = (
+        "print('epoch  1/2  loss 1.234')\nprint('chatter')\nprint('epoch  2/2  loss 0.9')\n"
+        "import os, sys\nos.write(2, b'native noise')\nprint('a warning', file=sys.stderr)"
+    )
     tiny_course.write(root, "01_first", body)
     tiny_course.write(root, "02_second")
     spec = root / "jupyter" / "kernels" / "python3" / "kernel.json"
@@ -94,11 +97,11 @@ def test_progress_in_a_log_file(done):
     stage = lines[lines.index("[1/2] 01_first") : lines.index("[2/2] 02_second")]
     # Neither times nor cells that only pass by, and no more than the notebook's epoch lines.
     assert [re.sub(r"^ +\d+:\d\d  ", "> ", line) for line in stage[1:-1]] == [
-        "> cell  3/10  ## Parameters",
-        "> cell  7/10  ## 1. Train the network",
+        "> cell  4/11  ## Parameters",
+        "> cell  8/11  ## 1. Train the network",
         "> epoch  1/2  loss 1.234",
         "> epoch  2/2  loss 0.9",
-        "> cell 10/10  ## Results",
+        "> cell 11/11  ## Results",
     ]
     assert re.fullmatch(r"        done in [\d.]+ s", stage[-1])
     assert "\r" not in log and "\x1b" not in log
@@ -180,7 +183,20 @@ def test_a_stage_report_needs_no_network(done):
     text = (folder / "02_second" / "report.html").read_text()
     assert "Train the network" in text
     assert "<script" not in text
+    assert "badge" not in text
     assert not re.search(r"""(src|href)=["']?(https?:)?//|@import|url\(["']?http""", text)
+
+
+def test_native_noise_stays_out_of_the_notebook(done):
+    folder, _, _ = done
+    text = (folder / "01_first" / "notebook.ipynb").read_text()
+    outputs = [
+        output
+        for cell in json.loads(text)["cells"]
+        for output in cell.get("outputs", [])
+        if output.get("name") == "stderr"
+    ]
+    assert ["".join(output["text"]) for output in outputs] == ["a warning\n"]
 
 
 def test_finished_stages_are_not_run_again(done):
@@ -318,7 +334,7 @@ def test_a_failing_cell_says_where_why_and_how_to_go_on(root, folder):
     tiny_course.write(root, "02_second", "raise ValueError('\\x1b[31mno such thing\\x1b[0m')")
     message = fails(settings=["EPOCHS=5", "WEIGHTS=a b"])
     assert message == (
-        "02_second failed in cell 8 of 10, under '## 1. Train the network'\n"
+        "02_second failed in cell 9 of 11, under '## 1. Train the network'\n"
         "ValueError: no such thing\n"
         f"as far as it got: {folder / '02_second' / 'failed.ipynb'}\n"
         "go on with: cifar run --from 02 --profile smoke --data synthetic --seed 0 "
@@ -356,7 +372,7 @@ def test_a_failing_rerun_leaves_the_earlier_results(root, folder):
 def test_a_dying_kernel_is_a_failure(root, folder, death):
     tiny_course.write(root, "03_third", f"import os\nos.write(2, b'last words')\n{death}")
     message = fails(["3"])
-    assert "03_third failed in cell 8 of 10" in message
+    assert "03_third failed in cell 9 of 11" in message
     assert "the kernel died" in message
     assert "last words" in message
     assert (folder / "03_third" / "failed.ipynb").is_file()
@@ -373,7 +389,7 @@ def test_a_slow_cell_says_that_it_still_runs(root, monkeypatch):
     monkeypatch.setattr(pipeline, "SILENCE", 0.2)
     tiny_course.write(root, "03_third", "import time\ntime.sleep(0.7)")
     log = run(["3"])
-    assert log.count("cell  8/10  ## 1. Train the network  still running") in (2, 3)
+    assert log.count("cell  9/11  ## 1. Train the network  still running") in (2, 3)
 
 
 def _start(root, *arguments):

@@ -130,6 +130,7 @@ def test_image_grid_shows_the_images_in_order():
 
 def test_no_images_say_so():
     assert texts(plots.image_grid(IMAGES[:0])) == ["no images to show"]
+    assert texts(plots.gallery({})) == ["no images to show"]
 
 
 def test_predictions_mark_right_and_wrong_by_more_than_colour():
@@ -230,7 +231,7 @@ def test_bars_write_values_in_readable_units():
         (lambda: plots.predictions(IMAGES, LABELS[:3], PROBABILITIES, NAMES), "3 labels for 12"),
         (lambda: plots.predictions(IMAGES, LABELS, PROBABILITIES[:3], NAMES), "3 rows of prob"),
         (lambda: plots.mean_images(IMAGES, LABELS + 1, NAMES), "labels run from 1 to 10"),
-        (lambda: plots.gallery({}), "no rows"),
+        (lambda: plots.gallery({"flip": IMAGES[0]}), r"\(32, 32, 3\) as images"),
         (lambda: plots.class_counts({"train": LABELS}, NAMES), "12 class counts for 10"),
         (lambda: plots.intensity_histogram(HISTOGRAM[:1]), "expected the \\(3, 256\\)"),
         (lambda: plots.channel_histograms(HISTOGRAM * 0), "at least one image"),

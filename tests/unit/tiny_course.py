@@ -55,6 +55,7 @@ def write(root: Path, stage: str, body: str = "pass", parameters: str = PARAMETE
     tagged = new.new_code_cell(parameters.strip(), metadata={"tags": ["parameters"]})
     cells = [
         new.new_markdown_cell(f"# {stage[:2]} · The {stage[3:]} notebook"),
+        new.new_markdown_cell("[![Open](https://example.org/badge.svg)](https://example.org)"),
         new.new_markdown_cell("## Parameters"),
         tagged,
         new.new_code_cell(f"derived = EPOCHS * 10\nSTAGE = {stage!r}"),
