@@ -132,8 +132,8 @@ def _bilinear(images: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.n
 def _cut_out(images: np.ndarray, side: int, generator: np.random.Generator) -> np.ndarray:
     """Return the images with one square each painted mid-grey; it may reach over the edge."""
     count, height, width, _ = images.shape
-    top = generator.integers(0, height, count)[:, None] - side // 2
-    left = generator.integers(0, width, count)[:, None] - side // 2
+    top = generator.integers(0, height, (count, 1)) - side // 2
+    left = generator.integers(0, width, (count, 1)) - side // 2
     rows = (np.arange(height) >= top) & (np.arange(height) < top + side)
     columns = (np.arange(width) >= left) & (np.arange(width) < left + side)
     return np.where((rows[:, :, None] & columns[:, None, :])[..., None], np.uint8(128), images)

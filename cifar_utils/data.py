@@ -482,7 +482,7 @@ def _read(source: _Source, path: Path) -> tuple[np.ndarray, bool]:
     with _reading(path):
         content = path.read_bytes()
     known = OFFICIAL_MD5.get(path.name)
-    official = known == hashlib.md5(content, usedforsecurity=False).hexdigest() if known else False
+    official = bool(known) and hashlib.md5(content, usedforsecurity=False).hexdigest() == known
     records = _binary_records if source.layout == "binary" else _python_records
     return records(path, content), official
 

@@ -12,9 +12,11 @@ import matplotlib.figure
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from PIL import Image
 
 from cifar_utils.errors import ParameterError
 
@@ -52,8 +54,12 @@ class Figure(matplotlib.figure.Figure):
     """A Matplotlib figure that a notebook shows as one PNG, whether or not pyplot is in use."""
 
     def _repr_png_(self) -> bytes:
+        canvas = FigureCanvasAgg(self)
+        canvas.draw()
+        # Without the alpha channel the PNG is smaller; a notebook holds many.
+        pixels = np.asarray(canvas.buffer_rgba())[..., :3]
         buffer = io.BytesIO()
-        self.savefig(buffer, format="png", dpi=self.dpi)
+        Image.fromarray(pixels).save(buffer, "png", optimize=True)
         return buffer.getvalue()
 
 
@@ -105,13 +111,12 @@ def _nothing() -> Figure:
 
 
 def _show_image(axes: Axes, image: np.ndarray, frame: str | None = None) -> None:
-    """Draw one image with its pixels visible, without ticks, in a frame if it has a colour."""
+    """Draw one image with its pixels visible, in a thick frame if that has a colour."""
     axes.imshow(image, interpolation="nearest")
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
-        spine.set_visible(frame is not None)
-        spine.set(color=frame, linewidth=3)
+        spine.set(color=frame or LIGHT, linewidth=3 if frame else 0.8)
 
 
 def _check_histogram(histogram: np.ndarray) -> None:
@@ -344,7 +349,7 @@ def channel_histograms(histogram: np.ndarray) -> Figure:
     ):
         axes.stairs(shares.mean(axis=0), np.arange(257), color="#9a9a9a", linewidth=1)
         _filled(axes, row, color)
-        axes.set_ylim(0, None)
+        axes.set_ylim(0, 1.05 * shares.max())
         axes.set_title(name, color=color)
     panels[0].set_ylabel("share of the channel's values", fontsize=9)
     panels[1].set_xlabel("value, 0 to 255")

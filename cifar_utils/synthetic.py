@@ -8,13 +8,15 @@ Subjects are data: each line of a drawing is one shape, painted over the ones ab
 
     [?chance | &] [pair] shape colour[*brightness] point point ...
 
-``poly`` (corners), ``blob`` (smooth outline through points), ``limb`` (a curve, each point x,y,width),
-``oval`` (centre, radii) and ``box`` (two corners) lie within -1 to 1, x to the right and y down.
-``pair`` draws the shape and its mirror image, ``?.3`` draws it in 30% of the pictures, ``&`` whenever
-the line above was drawn. ``at x,y,scale`` moves and scales the lines below it; ``spin`` lets the
-subject be turned all the way round. A brightness above 1 mixes in white, below 1 black.
+``poly`` (corners), ``blob`` (a smooth outline through points), ``limb`` (a curve; its points are
+x,y,width), ``oval`` (centre, radii) and ``box`` (two corners) lie within -1 to 1, x to the right,
+y down, subjects facing right. ``pair`` draws the shape and its mirror image, ``?.3`` draws it in
+30% of the pictures, ``&`` whenever the line above was drawn. ``at x,y,scale`` moves and scales the
+lines below it; ``spin`` in the first line lets the subject be turned far round. A brightness above
+1 mixes in white, below 1 black.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import cos, sin
@@ -34,7 +36,14 @@ BLACK, WHITE = (20, 20, 24), (242, 242, 238)
 EARTHS = ((150, 124, 88), (120, 100, 78), (186, 166, 130), (96, 84, 70))
 GREENS = ((92, 122, 56), (66, 96, 44), (130, 140, 74), (110, 116, 84), (48, 70, 40))
 GREYS = ((120, 120, 122), (88, 90, 94), (150, 148, 144), (70, 70, 72))
-ROOMS = ((186, 170, 150), (150, 130, 112), (210, 206, 198), (110, 96, 96), (120, 140, 150), (150, 70, 60))
+ROOMS = (
+    (186, 170, 150),
+    (150, 130, 112),
+    (210, 206, 198),
+    (110, 96, 96),
+    (120, 140, 150),
+    (150, 70, 60),
+)
 SKIES = ((120, 168, 218), (170, 196, 220), (206, 210, 214), (86, 130, 196), (226, 196, 160))
 SNOWS = ((226, 230, 236), (204, 210, 220))
 WATERS = ((52, 92, 130), (74, 116, 136), (90, 110, 110), (40, 66, 92), (120, 146, 160))
@@ -45,21 +54,37 @@ COATS = (*HIDES, (72, 52, 38), (228, 218, 202), (46, 42, 44), (132, 128, 126))
 SHEETS = ((236, 236, 234), (190, 194, 200), (150, 156, 164))
 PAINTS = (*SHEETS, (182, 36, 36), (38, 74, 150), (36, 38, 44), (216, 176, 44), (44, 104, 70),
           (206, 104, 40), (110, 30, 40))  # fmt: skip
-PLUMES = ((120, 96, 72), (60, 60, 66), (176, 60, 44), (64, 104, 164), (228, 226, 220), (206, 168, 60),
-          (140, 142, 146), (44, 40, 40), (96, 120, 70))  # fmt: skip
+PLUMES = ((120, 96, 72), (60, 60, 66), (176, 60, 44), (64, 104, 164), (228, 226, 220),
+          (206, 168, 60), (140, 142, 146), (44, 40, 40), (96, 120, 70))  # fmt: skip
 SKINS = ((92, 140, 52), (92, 140, 52), (60, 104, 48), (128, 122, 60), (112, 88, 56), (150, 168, 62),
          (84, 84, 60), (180, 84, 40), (58, 120, 110))  # fmt: skip
 
 # What a colour's name in a drawing can stand for; drawn once for each picture.
 PALETTES: dict[str, tuple[Colour, ...]] = {
-    "bark": COATS[:2], "beak": ((214, 160, 50), (60, 56, 52)), "black": (BLACK,), "cargo": PAINTS,
-    "coat": COATS, "eye": ((176, 190, 70), (210, 170, 60), (120, 170, 180)), "glass": ((52, 66, 82),
-    (120, 140, 156)), "hide": HIDES, "horse": HORSES, "horn": ((206, 176, 132), (120, 92, 64)), "iris": ((220, 180, 60),
-    (190, 90, 40)), "lamp": ((244, 240, 206), (200, 40, 36)), "load": PAINTS, "mane": ((40, 32, 28),
-    (90, 60, 40), (220, 200, 164)), "paint": PAINTS, "plume": PLUMES, "rose": ((206, 120, 116),),
-    "sail": (WHITE, *PAINTS[:5]), "sheet": SHEETS, "shirt": PAINTS, "skin": SKINS, "steel": GREYS,
+    "bark": COATS[:2],
+    "beak": ((214, 160, 50), (60, 56, 52)),
+    "black": (BLACK,),
+    "cargo": PAINTS,
+    "coat": COATS,
+    "eye": ((176, 190, 70), (210, 170, 60), (120, 170, 180)),
+    "glass": ((52, 66, 82), (120, 140, 156)),
+    "hide": HIDES,
+    "horn": ((206, 176, 132), (120, 92, 64)),
+    "horse": HORSES,
+    "iris": ((220, 180, 60), (190, 90, 40)),
+    "lamp": ((244, 240, 206), (200, 40, 36)),
+    "load": PAINTS,
+    "mane": ((40, 32, 28), (90, 60, 40), (220, 200, 164)),
+    "paint": PAINTS,
+    "plume": PLUMES,
+    "rose": ((206, 120, 116),),
+    "sail": (WHITE, *PAINTS[:5]),
+    "sheet": SHEETS,
+    "shirt": PAINTS,
+    "skin": SKINS,
+    "steel": GREYS,
     "white": (WHITE,),
-}  # fmt: skip
+}
 
 AIRLINER = """
     poly sheet*.7 .25,-.05 -.05,-.05 -.5,-.42 -.35,-.42
@@ -310,6 +335,10 @@ DOG_HEAD = """
     oval black .14,-.08 .05,.05
     limb coat*.4 .3,.19,.03 .5,.19,.03
 """
+CAT_TAIL_UP = "limb coat*.7 -.7,-.1,.13 -1.05,-.2,.13 -1.12,-.7,.12 -.95,-.92,.1"
+CAT_TAIL_ROUND = "limb coat*.7 -.5,.7,.14 -.95,.65,.13 -1,.25,.1"
+DOG_TAIL_UP = "limb coat -.7,-.1,.16 -.95,-.3,.14 -1.02,-.62,.07"
+DOG_TAIL_ROUND = "limb coat -.5,.65,.16 -.9,.5,.14 -1,.35,.08"
 FLOPPY = "blob coat*.55 -.2,-.24 .04,-.2 .02,.22 -.14,.34 -.26,.2"
 PRICKED = "poly coat*.65 -.22,-.1 -.1,-.5 .06,-.18"
 CAT_FACE = """
@@ -565,28 +594,31 @@ class Scene:
     shadow: float
 
 
-def _pet(pose: str, tail: str, head: str, *ears: str) -> str:
-    """Return the drawing of a whole cat or dog; the line ``tail`` ends with where the head is."""
-    return "\n".join((tail.split("|")[0], pose, f"at {tail.split('|')[1]}", head, *ears))
+def _at(x: float, y: float, *head: str) -> str:
+    """Return the drawing of a head, moved to (x, y)."""
+    return "\n".join((f"\n    at {x},{y},1", *head))
 
 
 _CATS = (
     CAT_FACE,
     CAT_FACE,
-    _pet(STANDING + TABBY, "limb coat*.7 -.7,-.1,.13 -1.05,-.2,.13 -1.12,-.7,.12 -.95,-.92,.1|.66,-.42,1", CAT_HEAD),
-    _pet(SITTING, "limb coat*.7 -.4,.75,.14 -.85,.8,.13 -.95,.4,.1|.16,-.55,1.05", CAT_HEAD),
-    _pet(LYING, "limb coat*.7 -.85,.5,.14 -1.1,.3,.13 -1,0,.1|.5,-.12,1.05", CAT_HEAD),
+    CAT_TAIL_UP + STANDING + TABBY + _at(0.66, -0.42, CAT_HEAD),
+    CAT_TAIL_ROUND + SITTING + _at(0.16, -0.55, CAT_HEAD),
+    CAT_TAIL_ROUND + LYING + _at(0.5, -0.12, CAT_HEAD),
 )
 _DOGS = (
     DOG_FACE + DOG_EARS,
-    DOG_PRICKS + DOG_FACE,
     DOG_FACE + DOG_EARS,
-    _pet(STANDING, "limb coat -.7,-.1,.16 -.95,-.3,.14 -1.02,-.62,.07|.66,-.45,1", DOG_HEAD, FLOPPY),
-    _pet(STANDING, "limb coat -.7,-.1,.16 -.95,-.3,.14 -1.02,-.62,.07|.66,-.45,1", PRICKED, DOG_HEAD),
-    _pet(SITTING, "limb coat -.4,.75,.16 -.8,.6,.14 -.95,.4,.07|.16,-.55,1", DOG_HEAD, FLOPPY),
-    _pet(LYING, "limb coat -.85,.5,.16 -1.1,.3,.1|.5,-.12,1", DOG_HEAD, FLOPPY),
+    DOG_PRICKS + DOG_FACE,
+    DOG_TAIL_UP + STANDING + _at(0.66, -0.45, DOG_HEAD, FLOPPY),
+    DOG_TAIL_UP + STANDING + _at(0.66, -0.45, PRICKED, DOG_HEAD),
+    DOG_TAIL_ROUND + SITTING + _at(0.16, -0.55, DOG_HEAD, FLOPPY),
+    DOG_TAIL_ROUND + LYING + _at(0.5, -0.12, DOG_HEAD, FLOPPY),
 )
 _CARS = (SEDAN, HATCHBACK, CORNER_VIEW, CORNER_VIEW, CAR_FRONT)
+_SHIPS = tuple(
+    ship + FOAM for ship in (SAILBOAT, SAILBOAT, LINER, LINER, FREIGHTER, FREIGHTER, MOTORBOAT, BOW)
+)
 _TRUCKS = (BOX_TRUCK, BOX_TRUCK, DUMPER, TANKER, TRUCK_CORNER, TRUCK_CORNER, TRUCK_FRONT)
 _ROADS = ("street", "street", "street", "street", "hall", "field", "snow")
 
@@ -596,26 +628,25 @@ SCENES = {
                       ("sky", "sky", "sky", "sky", "street", "field"), 12, 0.07, 0),
     "automobile": Scene(_CARS, _ROADS, 4, 0.07, 0.6),
     "bird": Scene((PERCHED, PERCHED, SOARING, FLAPPING, WADER, BIRD_HEAD),
-                  ("sky", "leaves", "leaves", "leaves", "field", "ground", "snow"), 8, 0.08, 0),
-    "cat": Scene(_CATS, ("room", "room", "room", "room", "field", "ground"), 8, 0.08, 0.5),
+                  ("sky", "leaves", "leaves", "leaves", "field", "ground", "snow"), 8, 0.07, 0),
+    "cat": Scene(_CATS, ("room", "room", "room", "room", "field", "ground"), 8, 0.07, 0.5),
     "deer": Scene((STAG_UP, STAG_UP, STAG_UP, DOE, STAG_FRONT, STAG_FRONT),
-                  ("forest", "forest", "forest", "field", "field", "snow", "leaves"), 5, 0.08, 0.4),
-    "dog": Scene(_DOGS, ("room", "room", "field", "field", "ground", "snow"), 8, 0.08, 0.5),
+                  ("forest", "forest", "forest", "field", "field", "snow", "leaves"), 5, 0.07, 0.4),
+    "dog": Scene(_DOGS, ("room", "room", "field", "field", "ground", "snow"), 8, 0.07, 0.5),
     "frog": Scene((FROG_SIDE + SPOTS, FROG_ABOVE + SPOTS, FROG_FRONT),
-                  ("leaves", "leaves", "leaves", "pond", "pond", "ground"), 10, 0.08, 0.5),
+                  ("leaves", "leaves", "leaves", "pond", "pond", "ground"), 10, 0.07, 0.5),
     "horse": Scene((HORSE_UP, HORSE_UP, HORSE_UP, HORSE_DOWN, HORSE_HEAD),
-                   ("field", "field", "field", "field", "forest", "street", "snow"), 5, 0.08, 0.4),
-    "ship": Scene(tuple(ship + FOAM for ship in (SAILBOAT, SAILBOAT, LINER, LINER, FREIGHTER, FREIGHTER, MOTORBOAT, BOW)),
-                  ("water",), 4, 0.07, 0.4),
+                   ("field", "field", "field", "field", "forest", "street", "snow"), 5, 0.07, 0.4),
+    "ship": Scene(_SHIPS, ("water",), 4, 0.07, 0.4),
     "truck": Scene(_TRUCKS, _ROADS, 4, 0.07, 0.6),
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One polygon of a drawing: corners float64 (n, 2) in subject units, and how to paint it."""
+    """One polygon of a drawing: which of the drawing's corners it has, and how to paint it."""
 
-    corners: np.ndarray
+    corners: slice
     colour: str
     brightness: float
     chance: float | None  # None: drawn if the shape before it was
@@ -626,7 +657,11 @@ _CIRCLE = np.array([(cos(angle), sin(angle)) for angle in np.linspace(0, 2 * np.
 
 def _curve(points: np.ndarray, closed: bool) -> np.ndarray:
     """Return a Catmull-Rom curve through ``points`` (n, d), four steps from each to the next."""
-    ring = points if closed else np.concatenate([2 * points[:1] - points[1:2], points, 2 * points[-1:] - points[-2:-1]])
+    if closed:
+        ring = points
+    else:  # go on straight beyond both ends
+        ends = 2 * points[:1] - points[1:2], 2 * points[-1:] - points[-2:-1]
+        ring = np.concatenate([ends[0], points, ends[1]])
     a, b, c, d = (np.roll(ring, shift, axis=0)[:, None] for shift in (1, 0, -1, -2))
     t = np.linspace(0, 1, 4, endpoint=False)[:, None]
     curve = b + t * ((c - a) + t * ((2 * a - 5 * b + 4 * c - d) + t * (3 * (b - c) + d - a))) / 2
@@ -644,8 +679,11 @@ def _outline(kind: str, points: np.ndarray) -> np.ndarray:
         (left, top), (right, bottom) = points
         return np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
     if kind == "limb":
-        middle, half = np.split(_curve(points, closed=False), [2], axis=1)
-        along = np.gradient(middle, axis=0)
+        curve = _curve(points, closed=False) if len(points) > 2 else points
+        middle, half = curve[:, :2], curve[:, 2:]
+        along = np.concatenate(
+            [middle[1:2] - middle[:1], middle[2:] - middle[:-2], middle[-1:] - middle[-2:-1]]
+        )
         along *= half / 2 / np.hypot(*along.T)[:, None]
         side = along[:, ::-1] * (-1, 1)
         ends = middle[:1] - along[:1], middle[-1:] + along[-1:]
@@ -654,9 +692,10 @@ def _outline(kind: str, points: np.ndarray) -> np.ndarray:
 
 
 @cache
-def _shapes(drawing: str) -> tuple[Shape, ...]:
-    """Return the shapes of a drawing (see the module's notes), in the order they are painted."""
-    shapes, place, scale = [], np.zeros(2), 1.0
+def _parse(drawing: str) -> tuple[np.ndarray, tuple[Shape, ...]]:
+    """Return a drawing's corners, float64 (n, 2) in subject units, and its shapes, lowest first."""
+    corners, shapes, total = [], [], 0
+    place, scale = np.zeros(2), 1.0
     for line in drawing.splitlines():
         words = line.split()
         if words[:1] == ["at"]:
@@ -671,11 +710,13 @@ def _shapes(drawing: str) -> tuple[Shape, ...]:
         pair = words[0] == "pair"
         kind, colour, *points = words[pair:]
         name, _, brightness = colour.partition("*")
-        corners = _outline(kind, np.array([point.split(",") for point in points], dtype=float))
+        outline = _outline(kind, np.array([point.split(",") for point in points], dtype=float))
         for side in (1, -1) if pair else (1,):
-            at = place + scale * corners * (side, 1)
-            shapes.append(Shape(at, name, float(brightness or 1), chance if side == 1 else None))
-    return tuple(shapes)
+            corners.append(place + scale * outline * (side, 1))
+            here = slice(total, total + len(outline))
+            shapes.append(Shape(here, name, float(brightness or 1), chance if side == 1 else None))
+            total += len(outline)
+    return np.concatenate(corners), tuple(shapes)
 
 
 def _mix(colour: Colour, other: Colour, share: float) -> Colour:
@@ -686,7 +727,7 @@ def _mix(colour: Colour, other: Colour, share: float) -> Colour:
 def _pick(rng: np.random.Generator, palette: tuple[Colour, ...]) -> Colour:
     """Return a colour of ``palette``, lightened or darkened and shifted a little."""
     base = palette[int(rng.random() * len(palette))]
-    light, *shift = rng.normal(0, (18, 5, 5, 5))
+    light, *shift = (rng.standard_normal(4) * (18, 5, 5, 5)).tolist()
     return tuple(min(max(round(a + light + b), 8), 248) for a, b in zip(base, shift, strict=True))
 
 
@@ -698,17 +739,20 @@ class Layer:
         self._paint = ImageDraw.Draw(self.image)
         self._matrix, self._origin = matrix * SCALE, origin * SCALE
 
-    def fill(self, corners: np.ndarray, colour: Colour) -> None:
-        """Fill the polygon with those corners (n, 2)."""
-        pixels = corners @ self._matrix + self._origin
+    def pixels(self, corners: np.ndarray) -> np.ndarray:
+        """Return where ``corners`` (n, 2) are on the paper's fine grid."""
+        return corners @ self._matrix + self._origin
+
+    def fill(self, pixels: np.ndarray, colour: Colour) -> None:
+        """Fill the polygon with corners at ``pixels`` (n, 2)."""
         self._paint.polygon(pixels.ravel().tolist(), fill=colour)
 
-    def add(self, kind: str, points: list[tuple[float, ...]], colour: Colour) -> None:
+    def add(self, kind: str, points: Sequence[tuple[float, ...]], colour: Colour) -> None:
         """Draw one shape of the kinds that drawings use."""
-        self.fill(_outline(kind, np.array(points)), colour)
+        self.fill(self.pixels(_outline(kind, np.array(points))), colour)
 
     def over(self, picture: np.ndarray, light: np.ndarray | float = 1.0) -> np.ndarray:
-        """Return ``picture`` (SIZE, SIZE, 3) with this layer, its colours times ``light``, on it."""
+        """Return ``picture`` (SIZE, SIZE, 3) under this layer, whose colours ``light`` scales."""
         pixels = np.asarray(self.image.convert("RGBa").reduce(SCALE), dtype=float)
         return picture * (1 - pixels[..., 3:] / 255) + pixels[..., :3] * light
 
@@ -740,17 +784,19 @@ def _subject(rng: np.random.Generator, scene: Scene) -> Layer:
     matrix *= SIZE * rng.uniform(0.4, 0.54) * np.array((rng.choice((-1, 1)), 1))
     layer = Layer(matrix, SIZE * (0.5 + rng.normal(0, (0.06, 0.045))))
     wave, phase = rng.normal(0, 1.6, (2, 2)), rng.uniform(0, 2 * np.pi, 2)
+    corners, shapes = _parse(drawing)
+    pixels = layer.pixels(corners + scene.warp * np.sin(corners @ wave + phase))
+    rolls, shades = rng.random(len(shapes)), rng.normal(-1, 0.05, len(shapes))
     colours: dict[str, Colour] = {}
     drawn = True
-    for shape in _shapes(drawing):
-        drawn = drawn if shape.chance is None else rng.random() < shape.chance
-        if not drawn:
-            continue
-        if shape.colour not in colours:
-            colours[shape.colour] = _pick(rng, PALETTES[shape.colour])
-        share = shape.brightness - 1 + rng.normal(0, 0.05)
-        colour = _mix(colours[shape.colour], WHITE if share > 0 else BLACK, min(abs(share), 0.9))
-        layer.fill(shape.corners + scene.warp * np.sin(shape.corners @ wave + phase), colour)
+    for shape, roll, shade in zip(shapes, rolls.tolist(), shades.tolist(), strict=True):
+        drawn = drawn if shape.chance is None else roll < shape.chance
+        if drawn:
+            if shape.colour not in colours:
+                colours[shape.colour] = _pick(rng, PALETTES[shape.colour])
+            share = shape.brightness + shade
+            tone = _mix(colours[shape.colour], WHITE if share > 0 else BLACK, min(abs(share), 0.9))
+            layer.fill(pixels[shape.corners], tone)
     return layer
 
 
@@ -765,32 +811,37 @@ def _background(rng: np.random.Generator, setting: Setting) -> np.ndarray:
     far = _pick(rng, setting.far)
     deep = _mix(far, _pick(rng, setting.far), 0.4)
     horizon = rng.uniform(0.25, 0.65) if setting.near else 1.0
-    for step in np.linspace(0, 1, 6):
+    for step in (0, 0.25, 0.5, 0.75):
         layer.add("box", [(-1, step * horizon), (2, 2)], _mix(far, deep, step))
     for _ in range(rng.integers(0, 7)):
         _prop(layer, rng, setting.props, far, horizon)
     if setting.near:
         near, front, slope = _pick(rng, setting.near), _pick(rng, setting.near), rng.normal(0, 0.03)
-        for step in np.linspace(0, 1, 5, endpoint=False):
+        for step in (0, 0.25, 0.5, 0.75):
             y = horizon + (1 - horizon) * step
-            layer.add("poly", [(0, y - slope), (1, y + slope), (1, 2), (0, 2)], _mix(near, front, step / 2))
+            band = [(0, y - slope), (1, y + slope), (1, 2), (0, 2)]
+            layer.add("poly", band, _mix(near, front, step / 2))
     texture = _noise(rng, 9, 9 // setting.stretch + 1) + _noise(rng, 24, 24 // setting.stretch)
     place = np.asarray(layer.image.convert("RGB").reduce(SCALE)) * (1 + setting.grain * texture)
-    blur = ImageFilter.GaussianBlur(rng.uniform(0.3, 1.6))
+    blur = ImageFilter.GaussianBlur(rng.uniform(0.5, 1.8))
     return np.asarray(_image(place).filter(blur), dtype=float)
 
 
 def _prop(layer: Layer, rng: np.random.Generator, kind: str, far: Colour, horizon: float) -> None:
     """Draw one of the things that stand about in a setting."""
     x, y, size = rng.uniform((-0.1, 0, 0.08), (1.1, 1, 0.3))
-    palette = {"clouds": SNOWS, "trees": GREENS + EARTHS[:1], "leaves": GREENS + EARTHS}.get(kind, ROOMS + GREYS)
+    plants = GREENS + EARTHS
+    palette = {"clouds": SNOWS, "trees": plants, "leaves": plants}.get(kind, ROOMS + GREYS)
     colour = _mix(_pick(rng, palette), far, rng.uniform(0.1, 0.6))
     if kind == "trees":
-        layer.add("limb", [(x, horizon + 0.1, size * 0.3), (x, horizon - size, size * 0.2)], _mix(colour, BLACK, 0.4))
-        for dx, dy, radius in rng.uniform((-0.5, -1.4, 0.3), (0.5, -0.6, 0.7), (4, 3)) * size:
-            layer.add("oval", [(x + dx, horizon + dy), (radius, radius)], _mix(colour, BLACK, rng.uniform(0, 0.25)))
+        trunk = [(x, horizon + 0.1, size * 0.3), (x, horizon - size, size * 0.2)]
+        layer.add("limb", trunk, _mix(colour, BLACK, 0.4))
+        for dx, dy, radius in rng.uniform((-0.5, -1.4, 0.3), (0.5, -0.6, 0.7), (3, 3)) * size:
+            shade = _mix(colour, BLACK, rng.uniform(0, 0.25))
+            layer.add("oval", [(x + dx, horizon + dy), (radius, radius)], shade)
     elif kind == "houses":
-        layer.add("box", [(x - size, horizon - size * (0.5 + 1.6 * y)), (x + size / 2, horizon + 0.1)], colour)
+        top = horizon - size * (0.5 + 1.6 * y)
+        layer.add("box", [(x - size, top), (x + size / 2, horizon + 0.1)], colour)
     elif kind == "clouds":
         layer.add("oval", [(x, y * horizon), (size * 1.4, size * 0.4)], colour)
     elif kind == "leaves":
@@ -813,23 +864,27 @@ def _obstacle(rng: np.random.Generator, setting: Setting) -> Layer:
         layer.add("limb", [(*point, width) for point in ends], colour)
     else:
         angle, size = rng.uniform((0, 0.15), (2 * np.pi, 0.35))
-        layer.add("oval", [(0.5 + 0.62 * cos(angle), 0.5 + 0.62 * sin(angle)), (size, size)], colour)
+        centre = (0.5 + 0.62 * cos(angle), 0.5 + 0.62 * sin(angle))
+        layer.add("oval", [centre, (size, size)], colour)
     return layer
 
 
-def _lit(rng: np.random.Generator, picture: np.ndarray, subject: Layer, shadow: float) -> np.ndarray:
-    """Return ``picture`` with the subject in it: lit from above, throwing a shadow, standing out."""
+def _lit(
+    rng: np.random.Generator, picture: np.ndarray, subject: Layer, shadow: float
+) -> np.ndarray:
+    """Return ``picture`` with the subject in it, lit from above, its shadow under it."""
     cover = np.asarray(subject.outline(), dtype=float)[..., None] / 255
     swell = np.asarray(subject.outline().filter(ImageFilter.GaussianBlur(2)), dtype=float) / 255
-    down, right = np.gradient(swell)
     angle = rng.uniform(0.15, 0.85) * np.pi
-    light = 1 + 2 * (down * sin(angle) + right * cos(angle))[..., None]
+    slope = np.gradient(swell, axis=0) * sin(angle) + np.gradient(swell, axis=1) * cos(angle)
+    light = 1 + 2 * slope[..., None]
     light = light + rng.uniform(0.02, 0.09) * (_noise(rng, 6, 6) + _noise(rng, 20, 20))
-    picture = picture * (1 - shadow * np.roll(swell, 2, axis=0)[..., None])
+    below = np.pad(swell, ((2, 0), (0, 0)))[:SIZE]  # the shadow falls two pixels lower
+    picture = picture * (1 - shadow * below[..., None])
     lit = subject.over(picture, light)
     # Against a background as bright as itself a subject of 25 pixels would be lost.
     gap = ((lit - picture) * cover).sum() / (3 * cover.sum() + 1)
-    push = max(rng.uniform(20, 80) - abs(gap), 0) * (-1 if gap > 0 else 1)
+    push = max(rng.uniform(30, 80) - abs(gap), 0) * (-1 if gap > 0 else 1)
     return lit + push * (1 - cover)
 
 
@@ -840,7 +895,7 @@ def _camera(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
     picture = picture * (1 + tilt[0] * ramp[:, None] + tilt[1] * ramp)[..., None]
     grey = picture.mean(axis=2, keepdims=True)
     picture = (grey + (picture - grey) * rng.uniform(0.4, 1.3)) * rng.normal(1, 0.05, 3)
-    contrast = min(rng.uniform(42, 72) / (picture.std() + 1), 2)
+    contrast = min(rng.uniform(46, 74) / (picture.std() + 1), 2)
     picture = rng.uniform(75, 165) + (picture - picture.mean()) * contrast
     blurred = np.asarray(_image(picture).filter(ImageFilter.GaussianBlur(rng.uniform(0, 0.6))))
     noise = rng.normal(0, rng.uniform(1, 6), (SIZE, SIZE, 3))
@@ -851,9 +906,14 @@ def _photograph(rng: np.random.Generator, scene: Scene) -> np.ndarray:
     """Return one picture of ``scene``, uint8 (SIZE, SIZE, 3)."""
     setting = SETTINGS[scene.settings[rng.integers(len(scene.settings))]]
     picture = _lit(rng, _background(rng, setting), _subject(rng, scene), scene.shadow)
-    if rng.random() < 0.25:
+    if rng.random() < 0.2:
         picture = _obstacle(rng, setting).over(picture)
     return _camera(rng, picture)
+
+
+def _rng(seed: int, *key: int) -> np.random.Generator:
+    """Return the generator of one part of the set: independent of those of all other parts."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
 def generate(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -882,7 +942,7 @@ def generate(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     for index in range(count):
         block, place = divmod(index, len(scenes))
         if place == 0:
-            order = np.random.default_rng([seed, 0, block]).permutation(len(scenes))
+            order = _rng(seed, 0, block).permutation(len(scenes))
         labels[index] = order[place]
-        images[index] = _photograph(np.random.default_rng([seed, 1, index]), scenes[order[place]])
+        images[index] = _photograph(_rng(seed, 1, index), scenes[order[place]])
     return images, labels

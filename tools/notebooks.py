@@ -50,6 +50,10 @@ UNSTABLE = re.compile(
     + re.escape(str(ROOT))
     + r")/\S*|\b[A-Z]:\\\S*| at 0x\w+"
 )
+# What TensorFlow's C++ side logs on stderr when it starts, whatever its log level.
+NATIVE_LOG = re.compile(
+    r"^(?:WARNING: All log messages before absl|[IWE]\d{4} |\d{4}-\d\d-\d\d .*: [IWE] )"
+)
 
 
 @functools.cache
@@ -402,7 +406,11 @@ def cleaned(content: nbformat.NotebookNode) -> nbformat.NotebookNode:
         tags = cell.metadata.get("tags")
         cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
         for output in cell.get("outputs", []):
-            output.pop("transient", None)
+            if output.get("name") == "stderr":
+                lines = output.text.splitlines(keepends=True)
+                output.text = "".join(line for line in lines if not NATIVE_LOG.match(line))
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("text") != ""]
     return content
 
 

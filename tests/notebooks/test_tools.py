@@ -66,3 +66,16 @@ def test_execution_keeps_outputs_and_nothing_of_the_machine(
     assert [(cell.id, cell.execution_count) for cell in ran.code] == [("first", 1), ("second", 2)]
     assert not list(notebooks.check_metadata(ran))
     assert "01_eda.ipynb: code cell 2 shows '" in capsys.readouterr().out
+
+
+def test_only_the_backend_s_start_up_log_is_dropped_from_stderr() -> None:
+    log = (
+        "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\n"
+        "I0000 00:00:1795229829.311920   20003 port.cc:153] oneDNN custom operations are on.\n"
+        "2026-01-01 10:00:00.000000: I tensorflow/core/util/port.cc:153] oneDNN\n"
+    )
+    warning = "UserWarning: labels overlap\n"
+    outputs = [v4.new_output("stream", name="stderr", text=text) for text in (log, log + warning)]
+    content = v4.new_notebook(cells=[v4.new_code_cell("import keras", outputs=outputs)])
+    kept = notebooks.cleaned(content).cells[0].outputs
+    assert [output.text for output in kept] == [warning]
