@@ -49,8 +49,8 @@ class Weights:
 def _file_weights(path: Path) -> Weights:
     """Return the weights in a file, named after it.
 
-    ``resnet50-places365-notop.h5`` is called ``places365``; a file is never called ``imagenet``,
-    because its name cannot prove that.
+    ``resnet50-places365-notop.h5`` is called ``places365``, ``resnet50-tinyimagenet-notop.h5``
+    ``tiny-imagenet``. A file is never called ``imagenet``: its name cannot prove that.
     """
     if not path.is_file():
         raise WeightsError(
@@ -58,6 +58,7 @@ def _file_weights(path: Path) -> Weights:
             "(include_top=False), or 'imagenet' or 'none'"
         )
     label = re.sub(r"^resnet50[-_]?|[-_]?no_?top$", "", path.stem, flags=re.IGNORECASE)
+    label = re.sub(r"(?<=[a-z0-9])imagenet", "-imagenet", label)
     return Weights(str(path.resolve()), f"file {path.name}" if label in ("", "imagenet") else label)
 
 

@@ -34,7 +34,9 @@ def first(folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def run_folder(folder: Path, first: object) -> Path:
-    return folder / "artifacts" / runs.resolve_name("auto", profile="smoke", kind="synthetic", seed=0)
+    return (
+        folder / "artifacts" / runs.resolve_name("auto", profile="smoke", kind="synthetic", seed=0)
+    )
 
 
 def test_the_course_ends_well_and_prints_its_results(

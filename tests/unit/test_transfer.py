@@ -42,6 +42,8 @@ def test_auto_follows_the_environment(monkeypatch, weights_file):
     [
         ("resnet50-places365-notop.h5", "places365"),
         ("resnet50_places_no_top.h5", "places"),
+        ("resnet50-tinyimagenet-notop.h5", "tiny-imagenet"),
+        ("resnet50-tiny-imagenet-notop.h5", "tiny-imagenet"),
         ("resnet50-imagenet-notop.h5", "file resnet50-imagenet-notop.h5"),
         ("resnet50_notop.h5", "file resnet50_notop.h5"),
     ],
