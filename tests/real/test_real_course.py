@@ -52,7 +52,7 @@ def test_networks_from_scratch_learn(run_folder, stage):
 
 @pytest.mark.real_data
 def test_pretrained_features_beat_random_ones(run_folder):
-    """Wrong preprocessing, a misread weights file or training-mode batch normalisation shows here."""
+    """Wrong preprocessing, a misread file or batch normalisation in training mode shows here."""
     assert WEIGHTS != "none", "set CIFAR_UTILS_RESNET50_WEIGHTS to a file of pretrained weights"
     found = metrics(run_folder, "04_resnet50_frozen")
     assert found["pretraining"] not in ("none", "")
