@@ -96,7 +96,7 @@ def _run(options: argparse.Namespace) -> None:
         fresh=options.fresh,
     )
     print()
-    _show(table(run.results()))
+    _show(tables(run.results()))
     print(f"report: {run.folder / 'report.html'}")
 
 
@@ -108,7 +108,7 @@ def _results(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(rows, indent=2))
     elif rows:
-        _show(table(rows))
+        _show(tables(rows))
     else:
         print(f"no results yet in {paths.artifacts_dir()}; make some with: cifar run")
 
@@ -127,8 +127,8 @@ def _order(row: dict[str, Any]) -> tuple[str, str, str]:
     return row["run"], row["stage"], row.get("split") or ""
 
 
-def table(rows: list[dict[str, Any]]) -> "Table":
-    """Return the results table; rows without an accuracy are left out.
+def tables(rows: list[dict[str, Any]]) -> "list[Table]":
+    """Return a results table for each run; rows without an accuracy are left out.
 
     Args:
         rows: As ``runs.Run.results`` returns them.
@@ -137,49 +137,47 @@ def table(rows: list[dict[str, Any]]) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1), title_justify="left")
-    shown.add_column("run", overflow="fold")
-    shown.add_column("stage", overflow="fold")
-    shown.add_column("split")
-    shown.add_column("accuracy %  [95%]", no_wrap=True)
-    shown.add_column("n", justify="right", no_wrap=True)
-    shown.add_column("data")
-    shown.add_column("profile")
-    shown.add_column("seed", justify="right")
-    shown.add_column("pretraining", overflow="fold")
-    shown.add_column("parameters", justify="right", no_wrap=True)
-    shown.add_column("training", justify="right", no_wrap=True)
-    shown.add_column("hardware", overflow="fold")
+    shown: dict[str, Table] = {}
     for row in sorted(rows, key=_order):
         if row.get("accuracy") is None:
             continue
+        title = f"{row['run']}: profile {row['profile']}, seed {row['seed']}, {row['hardware']}"
+        if title not in shown:
+            shown[title] = Table(
+                "stage", "split", box=box.SIMPLE_HEAD, title=Text(title), title_justify="left"
+            )
+            for name in ("accuracy %  [95%]", "n"):
+                shown[title].add_column(name, justify="right")
+            for name in ("data", "pretraining"):
+                shown[title].add_column(name)
+            for name in ("parameters", "training"):
+                shown[title].add_column(name, justify="right")
         accuracy, low, high = (
             100 * row[name] for name in ("accuracy", "accuracy_low", "accuracy_high")
         )
         seconds, parameters = row.get("training_seconds"), row.get("parameters")
         cells = (
-            row["run"],
             row["stage"],
             row["split"],
             f"{accuracy:5.2f}  [{low:.2f}, {high:.2f}]",
             f"{row['n']:,}",
             row["data"],
-            row["profile"],
-            str(row["seed"]),
             row["pretraining"],
             "" if parameters is None else f"{parameters:,}",
             "" if seconds is None else f"{seconds:,.1f} s",
-            row["hardware"],
         )
-        shown.add_row(*(Text(cell) for cell in cells))
-    return shown
+        shown[title].add_row(*(Text(cell) for cell in cells))
+    return list(shown.values())
 
 
-def _show(shown: "Table") -> None:
-    """Print a table: as wide as the terminal, and as wide as it needs to be in a file."""
+def _show(shown: "list[Table]") -> None:
+    """Print tables whole, also where the terminal is narrower than they are."""
     from rich.console import Console
 
-    Console(width=None if sys.stdout.isatty() else 240).print(shown)
+    console = Console()
+    for each in shown:
+        needed = console.measure(each, options=console.options.update_width(1000)).maximum
+        Console(width=max(console.width, needed)).print(each)
 
 
 def main(arguments: list[str] | None = None) -> int:

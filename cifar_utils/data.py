@@ -302,8 +302,10 @@ def describe(dataset: Dataset) -> list[tuple[str, str]]:
 
 def _installed() -> Path | None:
     """Return the unpacked archive in the data folder; of two the one that can prove official."""
-    folders = (paths.data_dir() / name for name in FOLDERS.values())
-    return next((folder for folder in folders if folder.is_dir()), None)
+    home = paths.data_dir()
+    folders = [home / name for name in FOLDERS.values()]
+    loose = [home for layout in FOLDERS if _Source(home, layout).files[0].exists()]
+    return next((folder for folder in [*folders, *loose] if folder.is_dir()), None)
 
 
 def _find(given: str | Path) -> _Source:
@@ -356,7 +358,8 @@ def _nothing_in(folder: Path) -> str:
     return (
         f"no CIFAR-10 images in {folder}; expected {FOLDERS['python']} or {FOLDERS['binary']}, or "
         f"the files data_batch_1 to data_batch_5 and test_batch (binary version: .bin){advice}; "
-        "or name another folder (--data DIR), or use the drawn pictures (--data synthetic)"
+        "or name another folder, or use the drawn pictures: --data DIR or --data synthetic, in a "
+        'notebook DATA = "DIR" or DATA = "synthetic", with PROFILE = "smoke" for a first look'
     )
 
 

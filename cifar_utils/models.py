@@ -8,15 +8,13 @@ import keras
 from keras import layers
 
 from cifar_utils import paths
+from cifar_utils.data import CLASS_NAMES, IMAGE_SHAPE
 from cifar_utils.errors import ParameterError, RunError, nearest
-
-IMAGE_SHAPE = (32, 32, 3)
-CLASSES = 10
 
 
 def logits(features: keras.KerasTensor) -> keras.KerasTensor:
     """Return ``(N, 10)`` float32 logits; float32 under every precision policy, so none overflow."""
-    return layers.Dense(CLASSES, dtype="float32", name="logits")(features)
+    return layers.Dense(len(CLASS_NAMES), dtype="float32", name="logits")(features)
 
 
 def baseline_cnn() -> keras.Model:

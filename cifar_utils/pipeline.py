@@ -656,11 +656,13 @@ def run(
     with _alone(opened.folder):
         for stage in runs.STAGES:
             _recover(opened.stage(stage))
-        _warn_of_old(request, stages)
+        read = {name for stage in stages for name in runs.STAGES[stage]} - set(stages)
+        _warn_of_old(request, read)
         try:
             for place, stage in enumerate(stages):
                 values = request.values(stage, given[stage])
                 _one(opened.stage(stage), values, f"[{place + 1}/{len(stages)}]", fresh)
+            _warn_of_old(request, set(runs.STAGES) - set(stages) - read)
         except RunError as error:
             resume = request.command(stages[place:])
             raise RunError(f"{error}\ngo on with: {resume}") from error
@@ -672,10 +674,9 @@ def run(
     return opened
 
 
-def _warn_of_old(request: _Request, stages: list[str]) -> None:
-    """Say which finished stages, read but not asked for, were made by another state of things."""
-    read = {name for stage in stages for name in runs.STAGES[stage]} - set(stages)
-    for name in (name for name in runs.STAGES if name in read):
+def _warn_of_old(request: _Request, stages: set[str]) -> None:
+    """Say which finished stages, not asked for, were made by another state of things."""
+    for name in (name for name in runs.STAGES if name in stages):
         stage = request.run.stage(name)
         record = _record(stage)
         if record is None:

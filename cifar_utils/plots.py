@@ -41,7 +41,6 @@ _styled = matplotlib.rc_context(
         "font.family": "DejaVu Sans",
         "legend.fontsize": 10,
         "legend.frameon": False,
-        "savefig.facecolor": "white",
         "text.color": INK,
     }
 )

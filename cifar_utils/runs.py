@@ -145,13 +145,19 @@ class Stage:
         """The stage's folder; it need not exist yet."""
         return self.run.folder / self.name
 
+    def _changed(self) -> None:
+        """Forget that ``cifar run`` finished this stage: its files are no longer of that run."""
+        (self.folder / "stage.json").unlink(missing_ok=True)
+
     def save_figure(self, figure: "Figure", name: str) -> None:
         """Write ``figure`` to ``figures/<name>.png``."""
+        self._changed()
         with paths.atomic(self.folder / "figures" / f"{name}.png") as partial:
-            figure.savefig(partial, dpi=120, bbox_inches="tight")
+            figure.savefig(partial, dpi=120, bbox_inches="tight", facecolor="white")
 
     def save_table(self, table: "pd.DataFrame", name: str) -> None:
         """Write ``table`` to ``<name>.csv``, without its index."""
+        self._changed()
         with paths.atomic(self.folder / f"{name}.csv") as partial:
             table.to_csv(partial, index=False)
 
@@ -190,6 +196,7 @@ class Stage:
 
     def save_metrics(self, result: Result, **details: Any) -> None:
         """Write ``metrics.json``: the stage's leaderboard row and any further flat figures."""
+        self._changed()
         write_json(self.folder / "metrics.json", dataclasses.asdict(result) | details)
 
     def metrics(self) -> dict[str, Any]:
@@ -276,6 +283,12 @@ def _described(settings: dict[str, Any]) -> str:
     )
 
 
+def _identity(settings: dict[str, Any]) -> tuple[str, int, str, str]:
+    """Return what must stay the same for a run to be continued."""
+    data = settings["data"]
+    return settings["profile"], settings["seed"], data["kind"], data["fingerprint"]
+
+
 def start(name: str, *, profile: str, seed: int, provenance: dict[str, Any]) -> Run:
     """Open the run called ``name``, creating its manifest (notebook 01 introduces it).
 
@@ -293,22 +306,23 @@ def start(name: str, *, profile: str, seed: int, provenance: dict[str, Any]) -> 
     folder = paths.artifacts_dir() / name
     settings = {"profile": profile, "seed": seed, "data": provenance}
     path = folder / "manifest.json"
-    if path.is_file():
-        manifest = read_json(path)
-        was = (manifest["profile"], manifest["seed"], manifest["data"]["fingerprint"])
-        if was != (profile, seed, provenance["fingerprint"]):
-            raise RunError(
-                f"run {name!r} was made with {_described(manifest)}, not {_described(settings)}; "
-                f"choose another name with --run, or remove {folder}"
-            )
-        return Run(folder, manifest)
+    found = read_json(path) if path.is_file() else None
+    if found and _identity(found) != _identity(settings):
+        raise RunError(
+            f"run {name!r} was made with {_described(found)}, not {_described(settings)}; "
+            f"choose another name with --run, or remove {folder}"
+        )
     manifest = settings | {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "hardware": runtime.hardware(),
         "versions": runtime.versions(),
         "git_commit": _git_commit(),
     }
-    write_json(path, manifest)
+    if found:
+        # The images may have moved, the packages may be newer: the record follows.
+        manifest["created"] = found["created"]
+    if manifest != found:
+        write_json(path, manifest)
     return Run(folder, manifest)
 
 

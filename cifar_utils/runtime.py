@@ -127,7 +127,8 @@ def precision() -> str:
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that can change a result."""
     found = {"python": platform.python_version()}
-    for name in ("cifar-utils", "keras", "tensorflow", "tensorflow-cpu", "jax", "numpy"):
+    packages = ("keras", "tensorflow", "tensorflow-cpu", "jax", "numpy", "pillow", "scikit-learn")
+    for name in ("cifar-utils", *packages):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

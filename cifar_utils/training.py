@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 
 from cifar_utils import augment
-from cifar_utils.data import Split
-from cifar_utils.errors import CifarUtilsError
+from cifar_utils.data import CLASS_NAMES, Split
+from cifar_utils.errors import CifarUtilsError, ParameterError
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train (notebook 02 introduces it).
+    """How to train (notebook 02 introduces it); refused with ParameterError if it cannot work.
 
     Attributes:
         epochs: Most passes over the training images.
@@ -37,6 +37,15 @@ class Recipe:
     label_smoothing: float = 0.0
     augmentation: str = "none"
     patience: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained with."""
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ParameterError(f"{name} is {getattr(self, name)}; expected 1 or more")
+        if self.learning_rate <= 0:
+            raise ParameterError(f"learning_rate is {self.learning_rate}; expected more than 0")
+        augment.get(self.augmentation)
 
 
 @dataclass(frozen=True)
@@ -89,7 +98,7 @@ class Batches(keras.utils.PyDataset):
         inputs = self._inputs[chosen]
         if inputs.dtype == np.float16:  # stored features; processors compute in float32
             inputs = inputs.astype(np.float32)
-        targets = np.eye(10, dtype=np.float32)[self._labels[chosen]]
+        targets = np.eye(len(CLASS_NAMES), dtype=np.float32)[self._labels[chosen]]
         if self._policy is None or self._policy == augment.Policy():
             return inputs, targets
         generator = np.random.default_rng((self._seed, self._epoch, index))
@@ -138,7 +147,6 @@ def fit(
 
     Raises:
         CifarUtilsError: The loss became NaN or infinite; the weights are of no use.
-        ParameterError: The recipe names an unknown augmentation.
     """
     batches = Batches(
         train.images,

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -19,7 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cifar_utils import models, paths
-from cifar_utils.data import Split
+from cifar_utils.data import IMAGE_SHAPE, Split
 from cifar_utils.errors import ParameterError, WeightsError, nearest
 
 PREPROCESSING: dict[str, Callable] = {
@@ -87,7 +88,10 @@ def resolve_weights(choice: str = "auto", *, offline_random: bool = False) -> We
         keras.applications.ResNet50(include_top=False, weights="imagenet")
     except Exception as error:  # Keras raises bare Exception for a failed download
         if asked == "auto" and offline_random:
-            print("ResNet50: no ImageNet weights at hand, going on with random weights")
+            print(
+                "ResNet50: no ImageNet weights at hand, going on with random weights; once online,"
+            )
+            print("`cifar run --from 04 --fresh` does it with ImageNet's")
             return Weights("none", "none")
         raise WeightsError(
             f"the ImageNet weights of ResNet50 could not be downloaded ({error}); get online, or "
@@ -151,7 +155,7 @@ def extractor(weights: Weights, size: int, *, seed: int = 0) -> keras.Model:
         ParameterError: The size is too small.
         WeightsError: The file does not fit a ResNet50 without top.
     """
-    images = keras.Input(models.IMAGE_SHAPE, dtype="uint8", name="images")
+    images = keras.Input(IMAGE_SHAPE, dtype="uint8", name="images")
     x = layers.Resizing(size, size, interpolation="bilinear", dtype="float32", name="enlarge")(
         images
     )
@@ -205,7 +209,19 @@ def _digest(model: keras.Model, images: np.ndarray) -> str:
     return digest.hexdigest()[:24]
 
 
-def features(model: keras.Model, images: np.ndarray, batch_size: int = 250) -> np.ndarray:
+class Features(NamedTuple):
+    """Stored features and what they cost when they were computed.
+
+    Attributes:
+        values: float16 ``(N, 2048)``, memory-mapped.
+        seconds: Wall time of computing them, then and not now.
+    """
+
+    values: np.ndarray
+    seconds: float
+
+
+def features(model: keras.Model, images: np.ndarray, batch_size: int = 250) -> Features:
     """Return the features of images, computed once and then read from disk.
 
     They are kept in the data folder under a digest of the model's layers, its weights and the
@@ -217,16 +233,19 @@ def features(model: keras.Model, images: np.ndarray, batch_size: int = 250) -> n
         batch_size: Images at a time.
 
     Returns:
-        float16 ``(N, 2048)``, memory-mapped.
+        The features, read from disk, and the seconds that computing them took.
     """
-    path = paths.data_dir() / "features" / f"{_digest(model, images)}.npy"
-    if not path.is_file():
-        with paths.atomic(path) as partial:
-            np.save(
-                partial,
-                model.predict(images, batch_size=batch_size, verbose=0).astype(np.float16),
-            )
-    return np.load(path, mmap_mode="r")
+    folder = paths.data_dir() / "features" / _digest(model, images)
+    if not folder.is_dir():
+        with paths.atomic(folder) as partial:
+            started = time.perf_counter()
+            values = model.predict(images, batch_size=batch_size, verbose=0)
+            seconds = time.perf_counter() - started
+            partial.mkdir()
+            np.save(partial / "values.npy", values.astype(np.float16))
+            (partial / "seconds.json").write_text(json.dumps(seconds), encoding="utf-8")
+    seconds = json.loads((folder / "seconds.json").read_text(encoding="utf-8"))
+    return Features(np.load(folder / "values.npy", mmap_mode="r"), seconds)
 
 
 def probe(
@@ -291,6 +310,17 @@ def probe(
     return rows
 
 
+def stage_index(name: str) -> int:
+    """Return the place of a ResNet50 stage, 0 for ``conv2`` to 3 for ``conv5``.
+
+    Raises:
+        ParameterError: No stage has that name.
+    """
+    if name not in STAGES:
+        raise ParameterError(f"unknown stage {name!r}{nearest(name, list(STAGES))}")
+    return STAGES.index(name)
+
+
 def unfreeze(model: keras.Model, from_stage: str) -> int:
     """Make the ResNet50 in ``model`` trainable from a stage on (notebook 05 introduces it).
 
@@ -308,12 +338,11 @@ def unfreeze(model: keras.Model, from_stage: str) -> int:
     Raises:
         ParameterError: No stage has that name.
     """
-    if from_stage not in STAGES:
-        raise ParameterError(f"unknown stage {from_stage!r}{nearest(from_stage, list(STAGES))}")
+    first = stage_index(from_stage)
     base = model.get_layer("resnet50")
     base.trainable = True
     for layer in base.layers:
         stage = layer.name.split("_")[0]
-        late = stage in STAGES and STAGES.index(stage) >= STAGES.index(from_stage)
+        late = stage in STAGES and stage_index(stage) >= first
         layer.trainable = late and not isinstance(layer, layers.BatchNormalization)
     return sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)

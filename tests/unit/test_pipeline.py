@@ -387,9 +387,9 @@ def test_a_notebook_must_save_its_metrics(root, folder):
 
 def test_a_slow_cell_says_that_it_still_runs(root, monkeypatch):
     monkeypatch.setattr(pipeline, "SILENCE", 0.2)
-    tiny_course.write(root, "03_third", "import time\ntime.sleep(0.7)")
+    tiny_course.write(root, "03_third", "import time\ntime.sleep(2)")
     log = run(["3"])
-    assert log.count("cell  9/11  ## 1. Train the network  still running") in (2, 3)
+    assert "cell  9/11  ## 1. Train the network  still running" in log
 
 
 def _start(root, *arguments):

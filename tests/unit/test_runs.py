@@ -3,6 +3,7 @@ import os
 import shlex
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
@@ -64,6 +65,32 @@ def test_start_opens_what_there_is():
     again = start("mine")
     assert again.manifest == first.manifest
     assert runs.load("mine").manifest == first.manifest
+
+
+def test_the_manifest_follows_images_that_moved(artifacts):
+    first = start("mine", provenance=OFFICIAL)
+    moved = OFFICIAL | {"source": "/elsewhere"}
+    again = start("mine", provenance=moved)
+    assert again.manifest["data"]["source"] == "/elsewhere"
+    assert again.manifest["created"] == first.manifest["created"]
+    assert runs.load("mine").manifest == again.manifest
+
+
+def test_writing_by_hand_makes_a_finished_stage_unfinished(artifacts):
+    stage = start("mine").stage("02_baseline_cnn")
+    mark = stage.folder / "stage.json"
+    writers = [
+        lambda: stage.save_metrics(stage.result(n=1)),
+        lambda: stage.save_table(pd.DataFrame({"a": [1]}), "history"),
+        lambda: stage.save_figure(Figure(), "empty"),
+    ]
+    for write in writers:
+        runs.write_json(mark, {"fingerprint": "x"})
+        write()
+        assert not mark.exists()
+    runs.write_json(mark, {"fingerprint": "x"})
+    stage.save_logits("test", np.zeros((2, 10)), np.zeros(2))  # as notebook 06 does from outside
+    assert mark.exists()
 
 
 @pytest.mark.parametrize(

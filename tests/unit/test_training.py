@@ -125,8 +125,15 @@ def test_infinite_loss_says_what_to_lower():
         training.fit(model, coloured(40), coloured(20), recipe, seed=0)
 
 
-def test_unknown_augmentation_is_refused_before_training(capsys):
-    recipe = training.Recipe(epochs=1, augmentation="flipp")
-    with pytest.raises(ParameterError, match="did you mean 'flip'"):
-        training.fit(small_model(), coloured(20), coloured(20), recipe, seed=0)
-    assert capsys.readouterr().out == ""
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "epochs is 0; expected 1 or more"),
+        ({"epochs": 1, "batch_size": -1}, "batch_size is -1"),
+        ({"epochs": 1, "learning_rate": 0.0}, "expected more than 0"),
+        ({"epochs": 1, "augmentation": "flipp"}, "did you mean 'flip'"),
+    ],
+)
+def test_a_recipe_that_cannot_work_is_refused(options, message):
+    with pytest.raises(ParameterError, match=message):
+        training.Recipe(**options)
