@@ -86,8 +86,8 @@ def stage_name(text: str, choices: list[str] | None = None) -> str:
         number, _, title = name.partition("_")
         if text in (name, number, title) or (text.isdigit() and int(text) == int(number)):
             return name
-    titles = [name.partition("_")[2] for name in known]
-    raise ParameterError(f"unknown stage {text!r}{nearest(text, titles)}")
+    words = [word for name in known for word in name.split("_", 1)]
+    raise ParameterError(f"unknown stage {text!r}{nearest(text, words)}")
 
 
 def write_json(path: Path, value: Any) -> None:
