@@ -13,11 +13,6 @@ _CHUNK = 2000
 """Images converted at a time, so that a memory-mapped set is never held as a whole."""
 
 
-def _splits(dataset: Dataset) -> dict[str, Split]:
-    """Return the three splits by name."""
-    return {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
-
-
 def exact_duplicates(dataset: Dataset) -> pd.DataFrame:
     """Find images that are equal pixel by pixel, within and across splits (notebook 01).
 
@@ -29,7 +24,7 @@ def exact_duplicates(dataset: Dataset) -> pd.DataFrame:
     """
     hashes = [
         (blake2b(image.tobytes(), digest_size=16).digest(), name, index)
-        for name, split in _splits(dataset).items()
+        for name, split in dataset.splits().items()
         for index, image in enumerate(np.asarray(split.images))
     ]
     frame = pd.DataFrame(hashes, columns=["hash", "split", "index"])
@@ -53,7 +48,7 @@ def duplicate_images(
         For each group, a text with the place and the class of its images, to uint8
         ``(N, 32, 32, 3)``.
     """
-    splits = _splits(dataset)
+    splits = dataset.splits()
     found = {}
     for _, group in duplicates[duplicates["group"] < groups].groupby("group"):
         places = list(zip(group["split"], group["index"], strict=True))
@@ -95,7 +90,7 @@ def quality(dataset: Dataset, duplicates: pd.DataFrame | None = None) -> pd.Data
     Raises:
         ParameterError: A split is empty.
     """
-    splits = _splits(dataset)
+    splits = dataset.splits()
     for name, split in splits.items():
         if not len(split):
             raise ParameterError(f"the {name} split is empty; expected at least one image")

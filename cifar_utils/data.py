@@ -144,6 +144,10 @@ class Dataset:
     provenance: Provenance
     cache: Path | None = None
 
+    def splits(self) -> dict[str, Split]:
+        """Return the splits by name, in the order train, validation, test."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
     def limit(self, profile: Profile) -> "Dataset":
         """Return the data set with at most the profile's number of images in each split."""
         return dataclasses.replace(
@@ -219,7 +223,7 @@ def class_counts(dataset: Dataset) -> dict[str, np.ndarray]:
     Returns:
         For ``train``, ``validation`` and ``test``: int64 ``(10,)``.
     """
-    splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    splits = dataset.splits()
     return {
         name: np.bincount(split.labels, minlength=len(CLASS_NAMES))
         for name, split in splits.items()

@@ -645,8 +645,7 @@ def run(
     _check_upstream(runs.Run(paths.artifacts_dir() / name, facts), stages)
     opened = runs.start(name, profile=chosen.name, seed=seed, provenance=provenance)
     request = _Request(opened, settings, fresh)
-    counts = {split: len(getattr(dataset, split)) for split in ("train", "validation", "test")}
-    sizes = ", ".join(f"{count:,} {split}" for split, count in counts.items())
+    sizes = ", ".join(f"{len(split):,} {name}" for name, split in dataset.splits().items())
     _say(f"run       {opened.name}")
     _say(f"profile   {chosen.name}" + " (chosen by auto)" * (profile == "auto"))
     _say(f"data      {provenance['kind']}: {sizes} images")

@@ -338,11 +338,10 @@ def unfreeze(model: keras.Model, from_stage: str) -> int:
     Raises:
         ParameterError: No stage has that name.
     """
-    first = stage_index(from_stage)
+    thawed = STAGES[stage_index(from_stage) :]
     base = model.get_layer("resnet50")
     base.trainable = True
     for layer in base.layers:
-        stage = layer.name.split("_")[0]
-        late = stage in STAGES and stage_index(stage) >= first
+        late = layer.name.split("_")[0] in thawed
         layer.trainable = late and not isinstance(layer, layers.BatchNormalization)
     return sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)

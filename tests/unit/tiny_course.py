@@ -73,9 +73,11 @@ def write(root: Path, stage: str, body: str = "pass", parameters: str = PARAMETE
 def install(root: Path, setattr_: Callable[[object, str, object], None] = setattr) -> None:
     """Make the library take the course in ``root`` for its own."""
     dataset = SimpleNamespace(
-        train=range(1400),
-        validation=range(300),
-        test=range(300),
+        splits=lambda: {
+            "train": range(1400),
+            "validation": range(300),
+            "test": range(300),
+        },
         provenance=SimpleNamespace(record=lambda: copy.deepcopy(PROVENANCE)),
     )
     setattr_(runs, "STAGES", STAGES)
