@@ -174,3 +174,96 @@ def extremes(images: np.ndarray, count: int) -> dict[str, np.ndarray]:
         "highest contrast": np.argsort(-contrast, kind="stable")[:count],
         "lowest contrast": np.argsort(contrast, kind="stable")[:count],
     }
+
+
+def class_means(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the mean image of each class (notebook 01 introduces it).
+
+    Args:
+        images: uint8 ``(N, 32, 32, 3)``, read in chunks.
+        labels: int64 ``(N,)``.
+
+    Returns:
+        float64 ``(10, 32, 32, 3)`` in intensities 0 to 255; NaN for a class without images.
+    """
+    classes = len(CLASS_NAMES)
+    sums = np.zeros((classes, images[0].size))
+    for start in range(0, len(images), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        pixels = images[part].reshape(-1, images[0].size).astype(np.float32)
+        sums += np.eye(classes, dtype=np.float32)[labels[part]].T @ pixels
+    counts = np.bincount(labels, minlength=classes)
+    means = np.full_like(sums, np.nan)
+    np.divide(sums, counts[:, None], out=means, where=counts[:, None] > 0)
+    return means.reshape(classes, *images.shape[1:])
+
+
+def class_colours(images: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
+    """Describe the colour of each class (notebook 01 introduces it).
+
+    Args:
+        images: uint8 ``(N, 32, 32, 3)``, read in chunks.
+        labels: int64 ``(N,)``.
+
+    Returns:
+        A row a class that has images, indexed by its name. ``red``, ``green`` and ``blue`` are the
+        means of the images' mean colours, 0 to 255; ``red_std`` and so on their standard deviation.
+    """
+    means = np.concatenate(
+        [
+            images[start : start + _CHUNK].mean(axis=(1, 2), dtype=np.float32)
+            for start in range(0, len(images), _CHUNK)
+        ]
+    )
+    frame = pd.DataFrame(means, columns=["red", "green", "blue"])
+    grouped = frame.groupby(np.array(CLASS_NAMES)[labels])
+    present = [name for name in CLASS_NAMES if name in grouped.groups]
+    deviations = grouped.std(ddof=0).add_suffix("_std")
+    return pd.concat([grouped.mean(), deviations], axis=1).loc[present]
+
+
+def map_images(images: np.ndarray, inputs: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
+    """Lay images out in the plane, twice (notebook 01 introduces it).
+
+    Principal components keep as much of the pixels' variance as two numbers can. t-SNE (van der
+    Maaten and Hinton 2008), on 50 principal components of features, keeps neighbours together
+    instead; its distances between groups mean nothing.
+
+    Args:
+        images: uint8 ``(N, 32, 32, 3)``, at least 100.
+        inputs: Features of the same images, ``(N, D)``, as from ``patches.features``.
+        seed: Of both.
+
+    Returns:
+        float64 ``(N, 2)`` by title.
+
+    Raises:
+        ParameterError: There are too few images, or not as many features.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    if not 100 <= len(images) == len(inputs):
+        raise ParameterError(
+            f"cannot map {len(images)} images with features of {len(inputs)}; expected 100 or more "
+            "and features of each"
+        )
+    pixels = images.reshape(len(images), -1).astype(np.float32)
+    components = PCA(50, random_state=seed).fit_transform(inputs.astype(np.float32))
+    return {
+        "PCA of the pixels": PCA(2, random_state=seed).fit_transform(pixels),
+        "t-SNE of patch features": TSNE(random_state=seed).fit_transform(components),
+    }
+
+
+def neighbour_agreement(points: np.ndarray, labels: np.ndarray) -> float:
+    """Return the share of points whose nearest other point has the same label (notebook 01).
+
+    Args:
+        points: float ``(N, D)``, N at least 2.
+        labels: int64 ``(N,)``.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    nearest = NearestNeighbors(n_neighbors=1).fit(points).kneighbors(return_distance=False)[:, 0]
+    return float((labels[nearest] == labels).mean())

@@ -6,6 +6,7 @@ said by colour alone. Figures never touch pyplot: a notebook cell shows one by e
 
 import io
 import math
+import textwrap
 
 import matplotlib
 import matplotlib.figure
@@ -13,8 +14,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.lines import Line2D
+from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from PIL import Image
 
@@ -23,6 +25,8 @@ from cifar_utils.errors import ParameterError
 INK, MUTED, LIGHT = "#222222", "#6b6b6b", "#e4e4e4"
 BLUE, VERMILION, GREEN = "#0072B2", "#D55E00", "#009E73"
 PALETTE = (BLUE, VERMILION, GREEN, "#CC79A7", "#E69F00", "#56B4E9", INK)
+# Okabe and Ito have too few for the classes; Petroff (arXiv 2107.02270) made ten.
+CLASS_COLOURS = tuple(to_hex(color) for color in matplotlib.color_sequences["petroff10"])
 RIGHTS = LinearSegmentedColormap.from_list("rights", ["#ffffff", "#9ecae1", BLUE, "#00466e"])
 WRONGS = LinearSegmentedColormap.from_list("wrongs", ["#ffffff", "#fdbe85", VERMILION])
 
@@ -91,6 +95,16 @@ def _check_labels(labels: np.ndarray, images: np.ndarray, names: tuple[str, ...]
         )
 
 
+def _check_columns(what: str, frame: pd.DataFrame, expected: set[str]) -> None:
+    """Refuse frames without a row or without one of the columns."""
+    missing = sorted(expected - set(frame.columns))
+    if missing or not len(frame):
+        raise ParameterError(
+            f"{what} has {len(frame)} rows and lacks the columns {missing}; expected at least one "
+            "row and none missing"
+        )
+
+
 def _plain(axes: Axes, grid: str | None = None) -> None:
     """Leave only the spine that carries the scale, and a light grid across it."""
     axes.tick_params(length=0, labelsize=9, labelcolor=INK)
@@ -141,7 +155,7 @@ def image_grid(
         images: uint8 ``(N, 32, 32, 3)``; for N = 0 the figure says that there are none.
         titles: N texts to stand above the images.
         columns: Images a row.
-        scale: Side of an image, in inches.
+        scale: Height of an image, in inches.
         colors: N Matplotlib colours to frame the images with.
 
     Raises:
@@ -155,7 +169,8 @@ def image_grid(
         return _nothing()
     rows = math.ceil(len(images) / columns)
     lines = max(title.count("\n") + 1 for title in titles) if titles else 0
-    figure = _figure(columns * scale, rows * (scale + 0.17 * lines))
+    width = scale * images.shape[2] / images.shape[1]
+    figure = _figure(columns * width, rows * (scale + 0.17 * lines))
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[len(images) :]:
         axes.set_axis_off()
@@ -198,13 +213,70 @@ def predictions(
     return image_grid(images, titles, columns, scale=1.6, colors=colors)
 
 
+def image_pairs(
+    first: np.ndarray,
+    second: np.ndarray,
+    titles: list[str],
+    columns: int = 4,
+    scale: float = 0.9,
+) -> Figure:
+    """Draw pairs of images side by side, the two of a pair touching (notebook 01).
+
+    Args:
+        first: uint8 ``(N, 32, 32, 3)``, the left ones; for N = 0 the figure says so.
+        second: uint8 ``(N, 32, 32, 3)``, the right ones.
+        titles: N texts to stand above the pairs; 24 characters a line fit at the default scale.
+        columns: Pairs a row.
+        scale: Side of an image, in inches.
+
+    Raises:
+        ParameterError: The arrays do not hold images, or do not go with each other.
+    """
+    _check_images(first)
+    _check_images(second)
+    _check_length("second images", len(second), len(first))
+    return image_grid(np.concatenate([first, second], axis=2), titles, columns, scale)
+
+
+def suggestions(
+    images: np.ndarray,
+    given: np.ndarray,
+    suggested: np.ndarray,
+    confidence: np.ndarray,
+    names: tuple[str, ...],
+    columns: int = 6,
+) -> Figure:
+    """Draw images whose label may be wrong, with a likelier one (notebook 01).
+
+    Args:
+        images: uint8 ``(N, 32, 32, 3)``.
+        given: int64 ``(N,)``, the labels in the data set.
+        suggested: int64 ``(N,)``, the labels they perhaps should have.
+        confidence: float ``(N,)``, probability of the suggested label, 0 to 1.
+        names: The K class names.
+        columns: Images a row.
+
+    Raises:
+        ParameterError: The arrays do not go with each other.
+    """
+    for labels in (given, suggested):
+        _check_labels(labels, images, names)
+    _check_length("confidences", len(confidence), len(images))
+    titles = [
+        f"given: {names[old]}\nperhaps: {names[new]} {share:.0%}"
+        for old, new, share in zip(given, suggested, confidence, strict=True)
+    ]
+    return image_grid(images, titles, columns, scale=1.6)
+
+
 @_styled
-def gallery(rows: dict[str, np.ndarray]) -> Figure:
+def gallery(rows: dict[str, np.ndarray], scale: float = 1.0) -> Figure:
     """Draw a labelled row of images for each entry (notebooks 01 and 03).
 
     Args:
         rows: Row label to uint8 ``(N, 32, 32, 3)``; N may differ between rows. Without a row, the
             figure says that there are no images.
+        scale: Side of an image, in inches.
 
     Raises:
         ParameterError: A row does not hold images.
@@ -214,17 +286,21 @@ def gallery(rows: dict[str, np.ndarray]) -> Figure:
     for images in rows.values():
         _check_images(images)
     columns = max(1, *(len(images) for images in rows.values()))
-    figure = _figure(1.3 + columns, len(rows) * 1.02)
+    lines = [
+        [part for line in label.split("\n") for part in textwrap.wrap(line, 24)] for label in rows
+    ]
+    longest = max((len(part) for label in lines for part in label), default=0)
+    figure = _figure(0.2 + 0.085 * longest + scale * columns, 1.02 * scale * len(rows))
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
-    for line, (label, images) in zip(grid, rows.items(), strict=True):
+    for line, label, images in zip(grid, lines, rows.values(), strict=True):
         for axes, image in zip(line, images, strict=False):
             axes.set_axis_on()
             _show_image(axes, image)
         line[0].set_axis_on()
         _show_image(line[0], images[0] if len(images) else np.full((1, 1, 3), 255, np.uint8))
-        line[0].set_ylabel(label, rotation=0, ha="right", va="center", labelpad=8)
+        line[0].set_ylabel("\n".join(label), rotation=0, ha="right", va="center", labelpad=8)
     return figure
 
 
@@ -281,6 +357,250 @@ def mean_images(images: np.ndarray, labels: np.ndarray, names: tuple[str, ...]) 
     np.divide(sums, counts[:, None], out=means, where=counts[:, None] > 0)
     drawn = np.rint(means).astype(np.uint8).reshape(len(names), *images.shape[1:])
     return image_grid(drawn, list(names), scale=1.6)
+
+
+@_styled
+def mean_comparison(means: np.ndarray, names: tuple[str, ...]) -> Figure:
+    """Draw how far apart the classes' mean images are, with these at the edges (notebook 01).
+
+    Distance is the root of the mean squared difference over all values, in grey levels 0 to 255;
+    the darker the blue, the further apart.
+
+    Args:
+        means: uint8 or float ``(K, 32, 32, 3)``, 0 to 255.
+        names: The K class names.
+
+    Raises:
+        ParameterError: There is not one mean image a class.
+    """
+    count = len(names)
+    if means.ndim != 4 or len(means) != count:
+        raise ParameterError(
+            f"the mean images are {means.shape}; expected {(count, 32, 32, 3)}, one a class"
+        )
+    flat = means.reshape(count, -1).astype(float)
+    distances = np.sqrt(np.square(flat[:, None] - flat).mean(axis=-1))
+    shown = np.ma.masked_where(np.eye(count, dtype=bool), distances)
+    figure = _figure(7, 6.6)
+    axes = figure.subplots()
+    axes.imshow(shown, cmap=RIGHTS, vmin=0)
+    texts = np.where(shown.mask, "", np.strings.mod("%.0f", distances))
+    _write_cells(axes, texts, np.where(distances > 0.5 * distances.max(), "white", INK))
+    for place, image in enumerate(np.rint(means).astype(np.uint8)):
+        for x, y in ((place, -1.1), (-1.1, place)):
+            axes.imshow(image, extent=(x - 0.46, x + 0.46, y + 0.46, y - 0.46))
+    axes.set(xlim=(-1.6, count - 0.5), ylim=(count - 0.5, -1.6))
+    _name_cells(axes, names)
+    axes.set_title("Root mean square difference of mean images, in grey levels")
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return figure
+
+
+@_styled
+def class_colours(statistics: pd.DataFrame) -> Figure:
+    """Draw each class's mean colour and how its channels spread over the images (notebook 01).
+
+    The bars reach one standard deviation either way.
+
+    Args:
+        statistics: A row a class, named by the index and drawn top to bottom as given; means over
+            its images in columns ``red``, ``green`` and ``blue``, 0 to 255, and standard
+            deviations in ``red_std``, ``green_std`` and ``blue_std``.
+
+    Raises:
+        ParameterError: There is no class, or a column is missing.
+    """
+    channels = {"red": (VERMILION, "s"), "green": (GREEN, "o"), "blue": (BLUE, "^")}
+    _check_columns("the table of colours", statistics, {*channels, *(f"{c}_std" for c in channels)})
+    count = len(statistics)
+    figure = _figure(8, 0.36 * count + 1)
+    swatches, axes = figure.subplots(1, 2, sharey=True, width_ratios=[1, 16])
+    colours = np.rint(statistics[[*channels]].to_numpy()).astype(np.uint8)
+    swatches.imshow(colours[:, None], aspect="auto")
+    swatches.set_xticks([])
+    swatches.set_yticks(range(count), [str(name) for name in statistics.index])
+    swatches.hlines(np.arange(1, count) - 0.5, -0.5, 0.5, color="white", linewidth=4)
+    for offset, (channel, (color, marker)) in zip((-0.22, 0, 0.22), channels.items(), strict=True):
+        axes.errorbar(
+            statistics[channel],
+            np.arange(count) + offset,
+            xerr=statistics[f"{channel}_std"],
+            fmt=marker,
+            color=color,
+            markersize=5.5,
+            elinewidth=1.2,
+            label=channel,
+        )
+    axes.set_ylim(count - 0.5, -0.5)
+    axes.set_xlabel("mean of an image's channel, 0 to 255")
+    _plain(axes, "x")
+    _plain(swatches)
+    swatches.spines["bottom"].set_visible(False)
+    axes.tick_params(labelleft=False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=3)
+    return figure
+
+
+@_styled
+def similarities(values: dict[str, np.ndarray], threshold: float, xlabel: str) -> Figure:
+    """Draw how similar each image is to the one most like it (notebook 01).
+
+    Args:
+        values: What was compared, such as "test with train", to floats ``(N,)``, one an image.
+        threshold: Similarity from which on two images count as near-duplicates.
+        xlabel: What the similarity is.
+
+    Raises:
+        ParameterError: There is nothing to draw, or a value is not a number.
+    """
+    if not values or not all(len(part) and np.isfinite(part).all() for part in values.values()):
+        raise ParameterError(
+            f"cannot draw the similarities of {', '.join(values) or 'nothing'}; expected at least "
+            "one finite number for each name"
+        )
+    figure = _figure(8, 3.4)
+    axes = figure.subplots()
+    edges = np.histogram_bin_edges(np.concatenate([*values.values(), [threshold]]), 60)
+    for index, (name, part) in enumerate(values.items()):
+        above = int(np.sum(part >= threshold))
+        axes.stairs(
+            np.histogram(part, edges)[0],
+            edges,
+            color=PALETTE[index % len(PALETTE)],
+            linestyle=("-", "--", ":", "-.")[index % 4],
+            linewidth=1.8,
+            label=f"{name}: {above:,} of {len(part):,} at {threshold:g} or above",
+        )
+    axes.axvline(threshold, color=INK, linewidth=1)
+    axes.annotate(
+        f"threshold {threshold:g}",
+        (threshold, 0.97),
+        xycoords=("data", "axes fraction"),
+        xytext=(4, 0),
+        textcoords="offset points",
+        va="top",
+        fontsize=9,
+    )
+    axes.set_yscale("log")
+    axes.set_ylim(0.7, None)
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel("images")
+    _plain(axes, "y")
+    axes.minorticks_off()
+    figure.legend(loc="outside upper left", ncols=1, handlelength=2.6)
+    return figure
+
+
+def _spread_out(points: np.ndarray, gap: float, most: int) -> np.ndarray:
+    """Choose up to ``most`` points, each the farthest from those before, at least ``gap`` apart.
+
+    Farthest is meant along the axis where it is more, so that squares of that side do not overlap.
+    """
+    chosen = [0]
+    distances = np.full(len(points), np.inf)
+    while len(chosen) < most:
+        distances = np.minimum(distances, np.abs(points - points[chosen[-1]]).max(axis=1))
+        if distances.max() < gap:
+            break
+        chosen.append(int(distances.argmax()))
+    return np.array(chosen[:most], dtype=int)
+
+
+def _pushed_apart(points: np.ndarray, width: float, height: float) -> np.ndarray:
+    """Return points moved up and down until boxes of that size around them hardly overlap."""
+    moved = points.astype(float)
+    moved[:, 1] += 1e-3 * np.arange(len(points))  # equal ones part too
+    for _ in range(200):
+        across, up = np.moveaxis(moved[:, None] - moved, -1, 0)
+        overlap = np.where(np.abs(across) < width, height - np.abs(up), 0).clip(min=0)
+        moved[:, 1] += 0.25 * (np.sign(up) * overlap).sum(axis=1)
+    return moved
+
+
+def _draw_map(
+    axes: Axes,
+    points: np.ndarray,
+    labels: np.ndarray,
+    names: tuple[str, ...],
+    images: np.ndarray,
+    thumbnails: int,
+    side: float,
+) -> None:
+    """Draw one panel of ``image_map``, about ``side`` inches wide and high."""
+    points = (points - points.min(axis=0)) / np.maximum(np.ptp(points, axis=0), 1e-9)
+    colors = np.array(CLASS_COLOURS)[labels % len(CLASS_COLOURS)]
+    axes.scatter(points[:, 0], points[:, 1], s=8, c=colors, linewidths=0)
+    for index in _spread_out(points, 0.33 / side, thumbnails):
+        picture = OffsetImage(images[index], zoom=0.28 * 72 / 32, interpolation="antialiased")
+        frame = {"edgecolor": colors[index], "linewidth": 1.5}
+        box = AnnotationBbox(picture, tuple(points[index]), pad=0.05, bboxprops=frame)
+        box.set_in_layout(False)
+        axes.add_artist(box)
+    present = np.unique(labels)
+    medians = np.array([np.median(points[labels == label], axis=0) for label in present])
+    places = _pushed_apart(medians, 0.85 / side, 0.24 / side)
+    for label, median, place in zip(present, medians, places, strict=True):
+        color = CLASS_COLOURS[label % len(CLASS_COLOURS)]
+        axes.annotate(
+            names[label],
+            median,
+            xytext=place,
+            ha="center",
+            va="center",
+            fontsize=9,
+            fontweight="bold",
+            zorder=5,
+            bbox={"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": color},
+            arrowprops={"arrowstyle": "-", "color": color},
+        )
+    axes.set(xticks=[], yticks=[], xlim=(-0.04, 1.04), ylim=(-0.04, 1.04))
+    for spine in axes.spines.values():
+        spine.set_color(LIGHT)
+
+
+@_styled
+def image_map(
+    maps: dict[str, np.ndarray],
+    labels: np.ndarray,
+    names: tuple[str, ...],
+    images: np.ndarray,
+    thumbnails: int = 120,
+) -> Figure:
+    """Draw images as points of a plane, a panel for each way to place them (notebook 01).
+
+    Every image is a dot in the colour of its class; the class's name stands at the median of its
+    dots, or next to it with a line. Some images, spread out over the plane, are shown where they
+    are. The axes of such planes have no unit, so each is stretched to fill its panel.
+
+    Args:
+        maps: Title, such as "principal components of the pixels", to float ``(N, 2)``.
+        labels: int64 ``(N,)``, 0 to K - 1.
+        names: The K class names; from the eleventh on they share colours.
+        images: uint8 ``(N, 32, 32, 3)``; for N = 0 the figure says that there are none.
+        thumbnails: Most images to show in a panel; they never overlap.
+
+    Raises:
+        ParameterError: There is no map, a point is not finite, or the arrays do not go with each
+            other.
+    """
+    _check_images(images)
+    _check_labels(labels, images, names)
+    for title, points in maps.items():
+        if points.shape != (len(images), 2) or not np.isfinite(points).all():
+            raise ParameterError(
+                f"the map {title!r} is {points.shape}; expected {(len(images), 2)}, all finite"
+            )
+    if not maps or not len(images):
+        return _nothing()
+    side = 7.0 if len(maps) == 1 else 9.8 / len(maps)
+    figure = _figure(side * len(maps), side + 0.2)
+    panels = figure.subplots(1, len(maps), squeeze=False)[0]
+    for axes, (title, points) in zip(panels, maps.items(), strict=True):
+        _draw_map(axes, points, labels, names, images, thumbnails, side)
+        axes.set_title(title)
+    return figure
 
 
 def _filled(axes: Axes, shares: np.ndarray, color: str) -> None:
@@ -372,12 +692,9 @@ def learning_curves(histories: dict[str, pd.DataFrame]) -> Figure:
     if not histories:
         raise ParameterError("there are no histories to draw; expected at least one")
     for name, history in histories.items():
-        missing = {"loss", "accuracy", "val_loss", "val_accuracy"} - set(history.columns)
-        if missing or not len(history):
-            raise ParameterError(
-                f"the history of {name} has {len(history)} epochs and lacks the columns "
-                f"{sorted(missing)}; expected at least one epoch and none missing"
-            )
+        _check_columns(
+            f"the history of {name}", history, {"loss", "accuracy", "val_loss", "val_accuracy"}
+        )
     figure = _figure(9, 3.4)
     panels = figure.subplots(1, 2)
     for axes, measure in zip(panels, ("loss", "accuracy"), strict=True):
@@ -449,6 +766,27 @@ def learning_curves(histories: dict[str, pd.DataFrame]) -> Figure:
     return figure
 
 
+def _write_cells(axes: Axes, texts: np.ndarray, colors: np.ndarray, fontsize: int = 9) -> None:
+    """Write a text into every cell of a matrix drawn with ``imshow``."""
+    for (row, column), text in np.ndenumerate(texts):
+        axes.text(
+            column,
+            row,
+            text,
+            ha="center",
+            va="center",
+            color=colors[row, column],
+            fontsize=fontsize,
+        )
+
+
+def _name_cells(axes: Axes, names: tuple[str, ...]) -> None:
+    """Name the columns below and the rows to the left of a square matrix."""
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(names)), names)
+    axes.tick_params(length=0, labelsize=9)
+
+
 def _draw_confusion(axes: Axes, matrix: np.ndarray, names: tuple[str, ...], fontsize: int) -> None:
     """Draw one confusion matrix: right predictions in blues, wrong ones in oranges."""
     if matrix.shape != (len(names), len(names)):
@@ -461,21 +799,10 @@ def _draw_confusion(axes: Axes, matrix: np.ndarray, names: tuple[str, ...], font
     axes.imshow(np.ma.masked_where(~diagonal, shares), cmap=RIGHTS, vmin=0, vmax=1)
     # Mistakes spread over nine columns: a scale of their own keeps the frequent ones visible.
     axes.imshow(np.ma.masked_where(diagonal, shares), cmap=WRONGS, vmin=0, vmax=0.4)
-    for row, column in np.ndindex(matrix.shape):
-        dark = shares[row, column] > (0.5 if row == column else 0.25)
-        color = "white" if dark else INK if matrix[row, column] else "#c8c8c8"
-        axes.text(
-            column,
-            row,
-            f"{matrix[row, column]:d}",
-            ha="center",
-            va="center",
-            color=color,
-            fontsize=fontsize,
-        )
-    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(names)), names)
-    axes.tick_params(length=0, labelsize=9)
+    dark = shares > np.where(diagonal, 0.5, 0.25)
+    colors = np.where(dark, "white", np.where(matrix, INK, "#c8c8c8"))
+    _write_cells(axes, matrix, colors, fontsize)
+    _name_cells(axes, names)
     for spine in axes.spines.values():
         spine.set_color(LIGHT)
 
@@ -597,17 +924,8 @@ def class_scores(frame: pd.DataFrame) -> Figure:
     axes = figure.subplots()
     scores = frame.to_numpy(dtype=float)
     axes.imshow(scores, cmap=RIGHTS, vmin=0, vmax=1, aspect="auto")
-    for row, column in zip(*np.nonzero(~np.isnan(scores)), strict=True):
-        score = scores[row, column]
-        axes.text(
-            column,
-            row,
-            f"{score:.2f}",
-            ha="center",
-            va="center",
-            fontsize=9,
-            color="white" if score > 0.5 else INK,
-        )
+    texts = np.where(np.isnan(scores), "", np.strings.mod("%.2f", scores))
+    _write_cells(axes, texts, np.where(scores > 0.5, "white", INK))
     axes.set_xticks(range(frame.shape[1]), [str(name) for name in frame.columns])
     axes.set_yticks(range(frame.shape[0]), [str(name) for name in frame.index])
     axes.tick_params(length=0, labelsize=9, top=False, labeltop=True, labelbottom=False)

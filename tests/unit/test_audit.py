@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cifar_utils import audit
-from cifar_utils.data import Dataset, Provenance, Split
+from cifar_utils.data import CLASS_NAMES, Dataset, Provenance, Split
 from cifar_utils.errors import ParameterError
 
 COUNTS = {"train": 60, "validation": 20, "test": 20}
@@ -164,3 +164,70 @@ def test_chunks_do_not_change_the_result(dataset, monkeypatch):
     assert after[0].equals(before[0])
     for kind, indices in before[1].items():
         np.testing.assert_array_equal(after[1][kind], indices)
+
+
+def test_class_means_equal_those_of_each_class(dataset):
+    images, labels = dataset.train.images, dataset.train.labels
+    means = audit.class_means(images, labels)
+    assert means.shape == (10, 32, 32, 3)
+    np.testing.assert_allclose(means[4], images[labels == 4].mean(axis=0), atol=1e-3)
+
+
+def test_class_without_images_has_no_mean(dataset):
+    some = dataset.train.labels != 6
+    means = audit.class_means(dataset.train.images[some], dataset.train.labels[some])
+    assert np.isnan(means[6]).all()
+    assert np.isfinite(means[[0, 5, 7, 9]]).all()
+
+
+def test_class_colours_describe_the_images_mean_colours(dataset):
+    images, labels = dataset.train.images, dataset.train.labels
+    table = audit.class_colours(images, labels)
+    assert list(table.index) == list(CLASS_NAMES)
+    assert list(table) == ["red", "green", "blue", "red_std", "green_std", "blue_std"]
+    blues = images[labels == 8][..., 2].mean(axis=(1, 2))
+    assert table.loc["ship", "blue"] == pytest.approx(blues.mean(), abs=1e-3)
+    assert table.loc["ship", "blue_std"] == pytest.approx(blues.std(), abs=1e-3)
+
+
+def test_class_colours_leave_out_classes_without_images(dataset):
+    table = audit.class_colours(dataset.train.images[:5], dataset.train.labels[:5])
+    assert list(table.index) == list(CLASS_NAMES[:5])
+    assert (table["red_std"] == 0).all()
+
+
+@pytest.fixture(scope="module")
+def clusters():
+    """Return images and features of ten groups that lie far apart, with their labels."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(200) % 10
+    levels = (25 * labels)[:, None, None, None]
+    images = (levels + rng.integers(0, 5, (200, 32, 32, 3))).astype(np.uint8)
+    return images, rng.normal(0, 0.1, (200, 60)) + 5 * np.eye(10, 60)[labels], labels
+
+
+def test_maps_keep_groups_together(clusters):
+    images, features, labels = clusters
+    maps = audit.map_images(images, features)
+    assert len(maps) == 2
+    for points in maps.values():
+        assert points.shape == (200, 2)
+        assert audit.neighbour_agreement(points, labels) > 0.95
+
+
+def test_neighbour_agreement_of_strangers_is_chance():
+    points = np.random.default_rng(1).normal(size=(2000, 2))
+    assert audit.neighbour_agreement(points, np.arange(2000) % 10) == pytest.approx(0.1, abs=0.03)
+
+
+def test_neighbour_agreement_does_not_count_the_point_itself():
+    points = np.array([[0.0], [1.0], [10.0], [11.5]])
+    assert audit.neighbour_agreement(points, np.array([0, 1, 2, 2])) == 0.5
+
+
+def test_too_few_images_are_not_mapped(clusters):
+    images, features, _ = clusters
+    with pytest.raises(ParameterError, match="expected 100 or more"):
+        audit.map_images(images[:99], features[:99])
+    with pytest.raises(ParameterError, match="with features of 199"):
+        audit.map_images(images, features[:199])

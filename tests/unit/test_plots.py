@@ -1,11 +1,13 @@
 import subprocess
 import sys
+from itertools import combinations
 
 import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
+from matplotlib.offsetbox import AnnotationBbox
 from nbclient import NotebookClient
 
 from cifar_utils import plots
@@ -18,6 +20,13 @@ LABELS = np.arange(12) % 10
 PROBABILITIES = GENERATOR.dirichlet(np.ones(10), 12)
 MATRIX = GENERATOR.integers(1, 50, (10, 10))
 HISTOGRAM = GENERATOR.integers(1, 100, (3, 256))
+POINTS = GENERATOR.normal(size=(12, 2))
+MEANS = np.broadcast_to(GENERATOR.uniform(80, 160, (10, 1, 1, 3)), (10, 32, 32, 3))
+COLOURS = pd.DataFrame(
+    {"red": [9.0, 8], "green": [200.0, 7], "blue": [90.0, 6], "red_std": [1.0, 2],
+     "green_std": [3.0, 4], "blue_std": [5.0, 6]},
+    index=["ship", "cat"],
+)  # fmt: skip
 
 
 def history(epochs):
@@ -40,6 +49,29 @@ FIGURES = {
         IMAGES[:0], LABELS[:0], PROBABILITIES[:0], NAMES
     ),
     "gallery": lambda: plots.gallery({"flip": IMAGES[:5], "shift": IMAGES[5:8]}),
+    "image_pairs": lambda: plots.image_pairs(IMAGES[:6], IMAGES[6:], list("abcdef")),
+    "image_pairs, nothing": lambda: plots.image_pairs(IMAGES[:0], IMAGES[:0], []),
+    "suggestions": lambda: plots.suggestions(
+        IMAGES, LABELS, LABELS[::-1], PROBABILITIES[:, 0], NAMES
+    ),
+    "similarities": lambda: plots.similarities(
+        {"within train": PROBABILITIES[:, 0], "test with train": PROBABILITIES[:, 1]}, 0.2, "cosine"
+    ),
+    "image_map": lambda: plots.image_map({"a": POINTS}, LABELS, NAMES, IMAGES),
+    "image_map, two": lambda: plots.image_map({"a": POINTS, "b": -POINTS}, LABELS, NAMES, IMAGES),
+    "image_map, no thumbnails": lambda: plots.image_map(
+        {"a": POINTS}, LABELS, NAMES, IMAGES, thumbnails=0
+    ),
+    "image_map, all in one place": lambda: plots.image_map(
+        {"a": np.ones((12, 2))}, LABELS, NAMES, IMAGES
+    ),
+    "image_map, nothing": lambda: plots.image_map({"a": POINTS[:0]}, LABELS[:0], NAMES, IMAGES[:0]),
+    "class_colours": lambda: plots.class_colours(COLOURS),
+    "mean_comparison": lambda: plots.mean_comparison(MEANS, NAMES),
+    "mean_comparison, all alike": lambda: plots.mean_comparison(
+        np.zeros((10, 32, 32, 3), np.uint8), NAMES
+    ),
+    "gallery, no label": lambda: plots.gallery({"": IMAGES[:2]}),
     "class_counts": lambda: plots.class_counts(
         {"train": np.full(10, 9), "test": LABELS[:10]}, NAMES
     ),
@@ -131,6 +163,7 @@ def test_image_grid_shows_the_images_in_order():
 def test_no_images_say_so():
     assert texts(plots.image_grid(IMAGES[:0])) == ["no images to show"]
     assert texts(plots.gallery({})) == ["no images to show"]
+    assert texts(plots.image_map({}, LABELS, NAMES, IMAGES)) == ["no images to show"]
 
 
 def test_predictions_mark_right_and_wrong_by_more_than_colour():
@@ -148,6 +181,136 @@ def test_gallery_has_a_labelled_row_for_each_entry():
     assert [axes.get_ylabel() for axes in figure.axes[::3]] == ["flip", "none", "shift"]
     np.testing.assert_array_equal(figure.axes[6].images[0].get_array(), IMAGES[3])
     assert not figure.axes[7].axison
+
+
+def test_gallery_breaks_long_labels_and_keeps_what_is_broken_already():
+    rows = {"local contrast normalisation": IMAGES[:1], "train 12345: automobile\nx": IMAGES[:1]}
+    figure = plots.gallery(rows)
+    assert figure.axes[0].get_ylabel() == "local contrast\nnormalisation"
+    assert figure.axes[1].get_ylabel() == "train 12345: automobile\nx"
+
+
+def test_gallery_images_have_the_side_asked_for():
+    figure = plots.gallery({"local contrast normalisation": IMAGES, "none": IMAGES[:2]}, scale=0.5)
+    figure.draw_without_rendering()
+    widths = [axes.get_window_extent().width / figure.dpi for axes in figure.axes]
+    assert min(widths) > 0.4
+    assert max(widths) <= 0.5
+
+
+def test_image_pairs_touch():
+    figure = plots.image_pairs(IMAGES[:3], IMAGES[3:6], ["x", "y", "z\nz"], columns=2)
+    for index, title in enumerate(["x", "y", "z\nz"]):
+        shown = figure.axes[index].images[0].get_array()
+        np.testing.assert_array_equal(shown[:, :32], IMAGES[index])
+        np.testing.assert_array_equal(shown[:, 32:], IMAGES[index + 3])
+        assert figure.axes[index].get_title() == title
+
+
+def test_suggestions_name_both_labels():
+    confidence = np.array([0.934, 1.0])
+    figure = plots.suggestions(IMAGES[:2], np.array([3, 0]), np.array([5, 8]), confidence, NAMES)
+    titles = [axes.get_title() for axes in figure.axes[:2]]
+    assert titles == ["given: cat\nperhaps: dog 93%", "given: airplane\nperhaps: ship 100%"]
+
+
+def test_similarities_count_what_reaches_the_threshold():
+    values = {"train": np.array([0.1, 0.5, 0.75, 0.9]), "test": np.array([0.2, 0.74])}
+    figure = plots.similarities(values, 0.75, "cosine")
+    found = texts(figure)
+    assert "train: 2 of 4 at 0.75 or above" in found
+    assert "test: 0 of 2 at 0.75 or above" in found
+    assert {"threshold 0.75", "cosine"} <= set(found)
+    axes = figure.axes[0]
+    assert axes.get_yscale() == "log"
+    assert list(axes.lines[0].get_xdata()) == [0.75, 0.75]
+    assert [outline.get_data().values.sum() for outline in axes.patches] == [4, 2]
+    assert len({outline.get_linestyle() for outline in axes.patches}) == 2
+
+
+def thumbnails(axes):
+    """Return the thumbnails in a panel, and where they are drawn."""
+    boxes = [artist for artist in axes.artists if isinstance(artist, AnnotationBbox)]
+    return boxes, [box.get_window_extent() for box in boxes]
+
+
+@pytest.mark.parametrize("panels", [1, 2])
+def test_image_map_shows_images_where_they_are_and_none_over_another(panels):
+    points = np.random.default_rng(1).normal(size=(500, 2))
+    labels = np.arange(500) % 10
+    images = np.broadcast_to(np.arange(500)[:, None, None, None] // 2, (500, 32, 32, 3))
+    maps = {f"map {index}": points for index in range(panels)}
+    figure = plots.image_map(maps, labels, NAMES, images.astype(np.uint8), thumbnails=40)
+    figure.draw_without_rendering()
+    for axes, title in zip(figure.axes, maps, strict=True):
+        assert axes.get_title(loc="left") == title
+        drawn = axes.collections[0].get_offsets()
+        np.testing.assert_allclose(drawn, (points - points.min(0)) / np.ptp(points, axis=0))
+        boxes, extents = thumbnails(axes)
+        assert len(boxes) == 40
+        for box in boxes:
+            (index,) = np.flatnonzero((drawn == box.xyann).all(axis=1))
+            assert (box.offsetbox.get_data() == index // 2).all()
+            assert to_hex(box.patch.get_edgecolor()) == plots.CLASS_COLOURS[labels[index]]
+        assert not any(a.overlaps(b) for a, b in combinations(extents, 2))
+
+
+def test_image_map_draws_fewer_thumbnails_where_more_would_overlap():
+    points = np.random.default_rng(1).uniform(size=(2000, 2))
+    images = np.zeros((2000, 32, 32, 3), np.uint8)
+    labels = np.arange(2000) % 10
+    figure = plots.image_map({"a": points, "b": points}, labels, NAMES, images, thumbnails=2000)
+    figure.draw_without_rendering()
+    boxes, extents = thumbnails(figure.axes[0])
+    assert 60 < len(boxes) < 300
+    assert not any(a.overlaps(b) for a, b in combinations(extents, 2))
+
+
+def test_image_map_names_the_classes_at_their_medians_without_overlap():
+    labels = np.repeat(np.arange(10), 50)
+    images = np.zeros((500, 32, 32, 3), np.uint8)
+    apart = np.stack([labels % 4, labels // 4], axis=1) + np.tile(
+        [[-0.1], [0], [0], [0], [0.1]], (100, 2)
+    )
+    together = np.random.default_rng(0).normal(size=(500, 2))
+    figure = plots.image_map({"apart": apart, "together": together}, labels, NAMES, images)
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        assert [text.get_text() for text in axes.texts] == list(NAMES)
+        extents = [text.get_bbox_patch().get_window_extent() for text in axes.texts]
+        assert not any(a.overlaps(b) for a, b in combinations(extents, 2))
+    middles = (np.stack([np.arange(10) % 4, np.arange(10) // 4], axis=1) + 0.1) / [3.2, 2.2]
+    placed = [text.xyann for text in figure.axes[0].texts]
+    np.testing.assert_allclose(placed, middles, atol=0.02)
+
+
+def test_class_colours_keep_the_order_and_show_mean_and_spread():
+    figure = plots.class_colours(COLOURS)
+    swatches, axes = figure.axes
+    assert [tick.get_text() for tick in swatches.get_yticklabels()] == ["ship", "cat"]
+    assert axes.get_ylim()[0] > axes.get_ylim()[1], "the first on top"
+    np.testing.assert_array_equal(swatches.images[0].get_array()[:, 0], [[9, 200, 90], [8, 7, 6]])
+    for bars, channel in zip(axes.containers, ("red", "green", "blue"), strict=True):
+        assert bars.get_label() == channel
+        np.testing.assert_array_equal(bars.lines[0].get_xdata(), COLOURS[channel])
+        ends = np.array([segment[:, 0] for segment in bars.lines[2][0].get_segments()])
+        np.testing.assert_allclose(np.ptp(ends, axis=1), 2 * COLOURS[f"{channel}_std"])
+    assert len({bars.lines[0].get_marker() for bars in axes.containers}) == 3
+    assert {"red", "green", "blue"} <= set(texts(figure))
+
+
+def test_mean_comparison_writes_the_distances_and_shows_the_means():
+    means = np.zeros((3, 32, 32, 3))
+    means[1] += 30.4
+    means[2, :16] = 40
+    axes = plots.mean_comparison(means, NAMES[:3]).axes[0]
+    written = [text.get_text() for text in axes.texts]
+    # Half of the values differ by 40; or half by 9.6 and half by 30.4.
+    assert written == ["", "30", "28", "30", "", "23", "28", "23", ""]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == list(NAMES[:3])
+    shown = [image.get_array() for image in axes.images[1:]]
+    assert len(shown) == 6
+    np.testing.assert_array_equal(shown[2], np.full((32, 32, 3), 30))
 
 
 def test_class_counts_writes_every_number():
@@ -216,6 +379,12 @@ def test_intervals_keep_the_order_and_write_the_values():
     assert axes.get_xlim()[0] <= 0
 
 
+def test_class_scores_leave_what_is_missing_empty():
+    frame = pd.DataFrame([[0.1, 0.914], [np.nan, 1.0]], index=["a", "b"], columns=["cat", "dog"])
+    found = texts(plots.class_scores(frame))
+    assert {"0.10", "0.91", "1.00", "a", "b", "cat", "dog"} == set(found)
+
+
 def test_bars_write_values_in_readable_units():
     found = texts(plots.bars(pd.DataFrame({"n": [12345, 0.12345]}, index=["a", "b"]), "images"))
     assert {"12,345", "0.123", "images"} <= set(found)
@@ -232,11 +401,35 @@ def test_bars_write_values_in_readable_units():
         (lambda: plots.predictions(IMAGES, LABELS, PROBABILITIES[:3], NAMES), "3 rows of prob"),
         (lambda: plots.mean_images(IMAGES, LABELS + 1, NAMES), "labels run from 1 to 10"),
         (lambda: plots.gallery({"flip": IMAGES[0]}), r"\(32, 32, 3\) as images"),
+        (lambda: plots.image_pairs(IMAGES, IMAGES[:3], ["one"]), "3 second images for 12"),
+        (lambda: plots.image_pairs(IMAGES, IMAGES, ["one"]), "1 titles for 12"),
+        (
+            lambda: plots.suggestions(IMAGES, LABELS, LABELS + 1, PROBABILITIES[:, 0], NAMES),
+            "labels run from 1 to 10",
+        ),
+        (
+            lambda: plots.suggestions(IMAGES, LABELS, LABELS, PROBABILITIES[:3, 0], NAMES),
+            "3 confidences for 12",
+        ),
+        (lambda: plots.similarities({}, 0.5, "x"), "similarities of nothing"),
+        (lambda: plots.similarities({"test": np.array([])}, 0.5, "x"), "similarities of test"),
+        (lambda: plots.similarities({"test": np.array([np.nan])}, 0.5, "x"), "one finite number"),
+        (
+            lambda: plots.image_map({"t-SNE": POINTS[:3]}, LABELS, NAMES, IMAGES),
+            r"'t-SNE' is \(3, 2\); expected \(12, 2\)",
+        ),
+        (
+            lambda: plots.image_map({"t-SNE": POINTS * np.inf}, LABELS, NAMES, IMAGES),
+            "all finite",
+        ),
+        (lambda: plots.class_colours(COLOURS[["red", "green", "blue"]]), "'blue_std', 'green_std'"),
+        (lambda: plots.class_colours(COLOURS[:0]), "has 0 rows"),
+        (lambda: plots.mean_comparison(IMAGES, NAMES), r"expected \(10, 32, 32, 3\)"),
         (lambda: plots.class_counts({"train": LABELS}, NAMES), "12 class counts for 10"),
         (lambda: plots.intensity_histogram(HISTOGRAM[:1]), "expected the \\(3, 256\\)"),
         (lambda: plots.channel_histograms(HISTOGRAM * 0), "at least one image"),
         (lambda: plots.learning_curves({}), "no histories"),
-        (lambda: plots.learning_curves({"cnn": history(0)}), "cnn has 0 epochs"),
+        (lambda: plots.learning_curves({"cnn": history(0)}), "cnn has 0 rows"),
         (lambda: plots.learning_curves({"cnn": history(2)[["loss"]]}), "val_accuracy"),
         (lambda: plots.confusion_matrix(MATRIX[:3], NAMES), r"expected \(10, 10\)"),
         (lambda: plots.confusion_matrices({}, NAMES), "no confusion matrices"),
