@@ -4,9 +4,10 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from cifar_utils.errors import CifarUtilsError, ParameterError
+from cifar_utils.errors import CifarUtilsError, DataError, ParameterError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -44,8 +45,9 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--data",
         default="auto",
-        help="synthetic, the folder of an unpacked CIFAR-10 archive, or auto (what is in the data "
-        "folder; the smoke profile draws synthetic images where there is nothing)",
+        help="synthetic, a CIFAR-10 archive, the folder of an unpacked one, or auto (what is in "
+        "the data folder; where nothing is, the smoke profile draws synthetic images, the others "
+        "download the archive)",
     )
     run.add_argument("--seed", type=int, default=0, help="default: 0")
     run.add_argument(
@@ -72,14 +74,55 @@ def parser() -> argparse.ArgumentParser:
     results.add_argument("--json", action="store_true", help="every figure, as a JSON list")
     results.set_defaults(act=_results)
 
-    data = commands.add_parser("data", help="look at the images' files")
-    info = data.add_subparsers(title="commands", metavar="COMMAND", required=True).add_parser(
-        "info",
-        help="say what a folder holds",
-        description="Say what a folder of images holds and whether it is the official CIFAR-10.",
+    data = commands.add_parser("data", help="get, check and look at the images").add_subparsers(
+        title="commands", metavar="COMMAND", required=True
     )
-    info.add_argument("folder", metavar="DIR", nargs="?", default="auto", help="default: auto")
-    info.set_defaults(act=_data_info)
+    fetch = data.add_parser(
+        "fetch",
+        allow_abbrev=False,
+        help="download the archive",
+        description="Download the CIFAR-10 archive into the data folder, from whichever source is "
+        "fast enough, check it and read it once. Repeating the command after a failure goes on "
+        "from there.",
+        epilog="CIFAR_UTILS_MIRRORS names a TOML file with other archives and sources.",
+    )
+    fetch.add_argument(
+        "--archive", metavar="NAME", help="such as cifar-10-binary.tar.gz; default: the first known"
+    )
+    fetch.add_argument(
+        "--mirror",
+        dest="mirrors",
+        metavar="URL",
+        action="append",
+        default=[],
+        help="where to try first: the URL of the archive or, with / at its end, of its folder; may "
+        "be repeated",
+    )
+    fetch.set_defaults(act=_data_fetch)
+    for name, act, purpose, description in (
+        (
+            "verify",
+            _data_verify,
+            "read all files again and check them",
+            "Compare the archive, or the files unpacked from it, and the arrays cached from them "
+            "with their checksums. The exit status is 1 if something is damaged.",
+        ),
+        (
+            "info",
+            _data_info,
+            "say what the images are",
+            "Say what the images are, where they came from and whether they are official.",
+        ),
+    ):
+        command = data.add_parser(name, allow_abbrev=False, help=purpose, description=description)
+        command.add_argument(
+            "source",
+            metavar="PATH",
+            nargs="?",
+            default="auto",
+            help="an archive or the folder of an unpacked one; default: what is in the data folder",
+        )
+        command.set_defaults(act=act)
     return top
 
 
@@ -113,13 +156,42 @@ def _results(options: argparse.Namespace) -> None:
         print(f"no results yet in {paths.artifacts_dir()}; make some with: cifar run")
 
 
+def _data_fetch(options: argparse.Namespace) -> None:
+    from cifar_utils import data, download
+
+    path = download.fetch(options.archive, mirrors=options.mirrors)
+    print()
+    _print_columns(data.describe(data.load(path)))
+
+
+def _data_verify(options: argparse.Namespace) -> None:
+    from cifar_utils import data
+
+    checks = data.verify(options.source)
+    damaged = [check for check in checks if check.state == "DAMAGED"]
+    rows = []
+    for check in checks:
+        # What to do about a damaged file comes at the end, where it is seen.
+        note = "" if check in damaged else f" ({check.note})"
+        rows.append((str(check.path), f"{check.bytes:>11,} bytes", check.state + note))
+    _print_columns(rows)
+    if damaged:
+        notes = "".join(f"\n- {check.note}" for check in damaged)
+        raise DataError(f"damaged files: {len(damaged)} of {len(checks)}{notes}")
+
+
 def _data_info(options: argparse.Namespace) -> None:
     from cifar_utils import data
 
-    lines = data.describe(data.load(options.folder))
-    width = max(len(label) for label, _ in lines)
-    for label, value in lines:
-        print(f"{label:{width}}  {value}")
+    _print_columns(data.describe(data.load(data.locate(options.source))))
+
+
+def _print_columns(rows: Sequence[tuple[str, ...]]) -> None:
+    """Print rows of as many cells each, every column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (f"{cell:{width}}" for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())
 
 
 def _order(row: dict[str, Any]) -> tuple[str, str, str]:

@@ -1,4 +1,4 @@
-"""The images: two doors (an unpacked official archive, the synthetic set) and one result.
+"""The images: three doors (an official archive, an unpacked one, the synthetic set), one result.
 
 Whatever the source, images are uint8 ``(N, 32, 32, 3)`` RGB and labels int64 ``(N,)``, read once,
 checked, split, and cached as memory-mapped ``.npy`` with a record of where they came from.
@@ -6,75 +6,34 @@ checked, split, and cached as memory-mapped ``.npy`` with a record of where they
 
 import dataclasses
 import hashlib
-import io
 import json
-import pickle
-import shlex
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cifar_utils import paths, runs, synthetic
-from cifar_utils.errors import DataError, nearest
+from cifar_utils import archives, download, paths, planted, runs, synthetic
+from cifar_utils.archives import CLASS_NAMES, IMAGE_SHAPE, PIXELS
+from cifar_utils.errors import DataError, ParameterError
 from cifar_utils.profiles import PROFILES, Profile
 
-CLASS_NAMES = (
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
-)
-"""The ten classes; a label is an index into them."""
+if TYPE_CHECKING:
+    import pandas as pd
 
-RECORDS_PER_FILE = 10_000
-IMAGE_SHAPE = (32, 32, 3)
-PIXELS = 3072
 SPLIT_SEED = 10
 SYNTHETIC_SEED = 0
-CACHE_VERSION = 1
-
-FOLDERS = {"python": "cifar-10-batches-py", "binary": "cifar-10-batches-bin"}
-"""What the official archives unpack to, by layout."""
-
-# https://github.com/pytorch/vision/blob/main/torchvision/datasets/cifar.py lists the same sums. For
-# the binary layout only the archive's checksum is published, and it says nothing about the unpacked
-# files: they are `modified`, even where they are the official ones, because nothing can prove it.
-OFFICIAL_MD5 = {
-    "data_batch_1": "c99cafc152244af753f735de768cd75f",
-    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
-    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
-    "data_batch_4": "634d18415352ddfa80567beed471001a",
-    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
-    "test_batch": "40351d587109b95175f43aff81a1287e",
-}
+CACHE_VERSION = 2
 
 SYNTHETIC_NOTICE = (
-    "Note: no CIFAR-10 images in the data folder, so this uses the synthetic set (drawn pictures)"
+    "Note: no CIFAR-10 images in the data folder, so this uses the synthetic set (drawn pictures); "
+    "get the images with: cifar data fetch"
 )
-
-_UNPACK_AGAIN = "unpack the official archive again"
-
-# All that a pickled array needs, and nothing that can run code.
-_PICKLE_GLOBALS = {
-    ("_codecs", "encode"),
-    ("numpy", "dtype"),
-    ("numpy", "ndarray"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy._core.numeric", "_frombuffer"),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,8 +62,9 @@ class Provenance:
     """Where the images came from, and what exactly they are.
 
     Attributes:
-        kind: ``official`` only where known checksums prove it, else ``modified``; ``synthetic``.
-        source: Folder the files were read from, or ``synthetic``.
+        kind: ``official`` only where the known checksum of the archive, or those of all six files
+            of the python version, prove it, else ``modified``; ``synthetic``.
+        source: Folder or archive the files were read from, or ``synthetic``.
         fingerprint: SHA-256 of labels and pixels in the order of the official files, each record
             as the binary layout has it. It depends on nothing else: both layouts of the same
             images share it, and for the binary one ``cat data_batch_?.bin test_batch.bin |
@@ -112,6 +72,9 @@ class Provenance:
         layout: ``python``, ``binary`` or ``synthetic``.
         counts: Images of each split in the whole set, before a profile limits them.
         created: When the files were read, ISO 8601 in UTC.
+        archive_sha256: SHA-256 of the archive they were read from, None where it was unpacked.
+        downloaded_from: Bytes of that archive by the URL that sent them, None where it was not
+            ``cifar data fetch`` that got it.
     """
 
     kind: str
@@ -120,6 +83,8 @@ class Provenance:
     layout: str
     counts: dict[str, int]
     created: str
+    archive_sha256: str | None = None
+    downloaded_from: dict[str, int] | None = None
 
     def record(self) -> dict[str, Any]:
         """Return the fields as plain JSON values, for a run's manifest."""
@@ -159,22 +124,21 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class _Source:
-    """An unpacked archive."""
+class Check:
+    """What ``verify`` found out about one file.
 
-    folder: Path
-    layout: str
+    Attributes:
+        path: The file.
+        bytes: Its size, 0 if it is missing.
+        state: ``ok`` where a known checksum proves it; ``modified`` where it can be used but there
+            is none; ``DAMAGED``.
+        note: Why, and what to do.
+    """
 
-    @property
-    def files(self) -> list[Path]:
-        """The five training files and the test file, in that order."""
-        suffix = ".bin" if self.layout == "binary" else ""
-        return [self.folder / f"{name}{suffix}" for name in OFFICIAL_MD5]
-
-    @property
-    def names_file(self) -> Path:
-        """The file with the names of the classes, which may be missing."""
-        return self.folder / ("batches.meta.txt" if self.layout == "binary" else "batches.meta")
+    path: Path
+    bytes: int
+    state: str
+    note: str
 
 
 def load(source: str | Path = "auto", profile: Profile | None = None) -> Dataset:
@@ -184,9 +148,10 @@ def load(source: str | Path = "auto", profile: Profile | None = None) -> Dataset
     the classes, so the first n images are balanced for any n. Test keeps the order of its file.
 
     Args:
-        source: A folder with the unpacked official archive (python or binary version) or the
-            folder above it; ``synthetic``; or ``auto``: the unpacked archive in the data folder,
-            else, with the smoke profile only, the synthetic set, and a printed line says so.
+        source: An official archive (python or binary version), the folder it was unpacked to or the
+            one above; ``synthetic``; or ``auto``: what is in the data folder, else the archive is
+            downloaded there. Only with the smoke profile ``auto`` downloads nothing: without images
+            it takes the synthetic set, and a printed line says so.
         profile: Limits each split to the profile's numbers, None for every image. It also sets the
             size of the synthetic set (None: that of smoke).
 
@@ -198,18 +163,25 @@ def load(source: str | Path = "auto", profile: Profile | None = None) -> Dataset
             the message names the file, what was found, what was expected and what to do.
     """
     if source == "auto":
-        folder = _installed()
-        if folder is None and (profile is None or profile.name != "smoke"):
-            raise DataError(_nothing_in(paths.data_dir()))
-        if folder is None:
-            print(SYNTHETIC_NOTICE + _unpack_first(paths.data_dir()))
-        source = folder or "synthetic"
+        source = _installed() or _fallback(profile)
     if source == "synthetic":
         counts = (profile or PROFILES["smoke"]).synthetic_images
         dataset = _load_synthetic(counts)
     else:
-        dataset = _load_files(_find(source))
+        dataset = _load_files(archives.find(source))
     return dataset.limit(profile) if profile else dataset
+
+
+def locate(source: str | Path = "auto") -> str | Path:
+    """Return what ``auto`` stands for where nothing may be downloaded, any other source as it is.
+
+    Raises:
+        DataError: The data folder holds no images; the message says how to get them.
+    """
+    found = _installed() if source == "auto" else source
+    if found is None:
+        raise DataError(archives.nothing_in(paths.data_dir()))
+    return found
 
 
 def names(labels: np.ndarray) -> list[str]:
@@ -278,11 +250,24 @@ def sample(split: Split, count: int = 25, seed: int = 0) -> Split:
     return Split(np.asarray(split.images[chosen]), np.asarray(split.labels[chosen]))
 
 
+def planted_faults(dataset: Dataset) -> "dict[str, pd.DataFrame]":
+    """Return the faults that were planted in the synthetic set (notebook 01 introduces it).
+
+    Returns:
+        The tables of ``planted.Planted.tables``; none for any other data set.
+    """
+    import pandas as pd
+
+    if dataset.cache is None or dataset.provenance.kind != "synthetic":
+        return {}
+    return {name: pd.read_csv(dataset.cache / f"planted_{name}.csv") for name in planted.TABLES}
+
+
 def describe(dataset: Dataset) -> list[tuple[str, str]]:
     """Return what there is to say about a data set as pairs of label and value, ready to print."""
     provenance = dataset.provenance
     meaning = {
-        "official": "official (every file has its known checksum)",
+        "official": "official (known checksums prove it)",
         "modified": "modified (no known checksum proves that these are the official files)",
         "synthetic": "synthetic (drawn pictures, not CIFAR-10)",
     }
@@ -290,7 +275,7 @@ def describe(dataset: Dataset) -> list[tuple[str, str]]:
     counts = ", ".join(f"{count:,} {name}" for name, count in provenance.counts.items())
     height, width, channels = IMAGE_SHAPE
     lines = [
-        ("source", provenance.source),
+        ("source", provenance.source + _on_disk(provenance.source)),
         ("layout", provenance.layout),
         ("data", meaning[provenance.kind]),
         ("images", f"{total:,}: {counts}"),
@@ -298,220 +283,130 @@ def describe(dataset: Dataset) -> list[tuple[str, str]]:
         ("fingerprint", f"sha256 {provenance.fingerprint}"),
         ("read", provenance.created),
     ]
-    return [*lines, ("cache", str(dataset.cache))] if dataset.cache else lines
+    if provenance.archive_sha256:
+        lines.append(("archive", f"sha256 {provenance.archive_sha256}"))
+    for url, count in (provenance.downloaded_from or {}).items():
+        lines.append(("downloaded", f"{count / 1e6:,.1f} MB from {url}"))
+    if dataset.cache:
+        size = sum(path.stat().st_size for path in dataset.cache.iterdir())
+        lines.append(("cache", f"{dataset.cache} ({size / 1e6:,.1f} MB on disk)"))
+    return lines
+
+
+def _on_disk(source: str) -> str:
+    """Return the size of a source's files, in brackets; empty for the synthetic set."""
+    if source == "synthetic":
+        return ""
+    size = sum(path.stat().st_size for path in archives.find(source).files)
+    return f" ({size / 1e6:,.1f} MB on disk)"
 
 
 # Finding the files
 
 
 def _installed() -> Path | None:
-    """Return the unpacked archive in the data folder; of two the one that can prove official."""
+    """Return what there is in the data folder; of two the one that can prove official."""
     home = paths.data_dir()
-    folders = [home / name for name in FOLDERS.values()]
-    loose = [home for layout in FOLDERS if _Source(home, layout).files[0].exists()]
-    return next((folder for folder in [*folders, *loose] if folder.is_dir()), None)
+    folders = [home / name for name in archives.FOLDERS.values()]
+    loose = [home for layout in archives.FOLDERS if archives.Source(home, layout).exists()]
+    unpacked = next((folder for folder in [*folders, *loose] if folder.is_dir()), None)
+    if unpacked:
+        return unpacked
+    known = [*archives.ARCHIVES.values(), *(archive.name for archive in download.archives())]
+    return next((home / name for name in known if (home / name).is_file()), None)
 
 
-def _find(given: str | Path) -> _Source:
-    """Return the unpacked archive in the given folder or one level below it."""
-    folder = Path(given).expanduser().resolve()
-    with _reading(folder):
-        exists, is_folder = folder.exists(), folder.is_dir()
-    if not exists:
-        hint = nearest(str(given), ["auto", "synthetic"]) if str(given) == Path(given).name else ""
-        raise DataError(
-            f"there is no folder {folder}{hint}; expected one with an unpacked CIFAR-10 archive; "
-            "check its name"
-        )
-    if not is_folder:
-        advice = _unpack(folder) or "; name the folder it is in"
-        raise DataError(f"{folder} is a file; expected an unpacked CIFAR-10 archive{advice}")
-    for candidates in (
-        [_Source(folder, layout) for layout in FOLDERS],
-        [_Source(folder / name, layout) for layout, name in FOLDERS.items()],
-    ):
-        found = [source for source in candidates if any(path.exists() for path in source.files)]
-        if len(found) > 1:
-            places = " and ".join(str(source.files[0]) for source in found)
-            raise DataError(
-                f"{folder} holds both versions of CIFAR-10, {places}; expected one; name the "
-                "folder of the one you want, or remove the other"
-            )
-        if found:
-            return found[0]
-    raise DataError(_nothing_in(folder))
+def _fallback(profile: Profile | None) -> str | Path:
+    """Return what ``auto`` takes where there are no images yet."""
+    if profile and profile.name == "smoke":
+        print(SYNTHETIC_NOTICE)
+        return "synthetic"
+    return download.fetch()
 
 
-def _unpack(archive: Path) -> str:
-    """Return the advice to unpack ``archive``, empty if it is not one."""
-    if not archive.name.endswith((".tar.gz", ".tgz")):
-        return ""
-    command = shlex.join(["tar", "-xzf", str(archive), "-C", str(archive.parent)])
-    return f"; unpack {archive.name} first: {command}"
+# Verifying
 
 
-def _unpack_first(folder: Path) -> str:
-    """Return the advice to unpack the archive in ``folder``, empty if there is none."""
-    archives = sorted(folder.glob("cifar-10*gz"))
-    return _unpack(archives[0]) if archives else ""
+def verify(source: str | Path = "auto") -> list[Check]:
+    """Read every file of a source, and the arrays cached from it, once more and check them.
 
-
-def _nothing_in(folder: Path) -> str:
-    """Return the message for a folder without images."""
-    advice = _unpack_first(folder) or f"; unpack cifar-10-python.tar.gz into {folder}"
-    return (
-        f"no CIFAR-10 images in {folder}; expected {FOLDERS['python']} or {FOLDERS['binary']}, or "
-        f"the files data_batch_1 to data_batch_5 and test_batch (binary version: .bin){advice}; "
-        "or name another folder, or use the drawn pictures: --data DIR or --data synthetic, in a "
-        'notebook DATA = "DIR" or DATA = "synthetic", with PROFILE = "smoke" for a first look'
-    )
-
-
-# Reading the files
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn failures of the file system into errors that name the file."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        found = sorted(each.name for each in path.parent.glob("*_batch*"))
-        raise DataError(
-            f"{path} is missing; found {', '.join(found) or 'none of the batches'} in its folder; "
-            f"{_UNPACK_AGAIN}"
-        ) from error
-    except OSError as error:
-        raise DataError(
-            f"cannot read {path}: {error.strerror or error}; check that it is a file you may read"
-        ) from error
-
-
-def _looks_like(content: bytes) -> str:
-    """Return what foreign content looks like, as the end of a sentence; empty if unknown."""
-    head = content[:512].lstrip().lower()
-    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
-        return " (it looks like a web page)"
-    if head.startswith((b"\x1f\x8b", b"pk\x03\x04")):
-        return " (it looks like an archive that is still packed)"
-    if head.startswith(b"\x80") and head[1:2] <= b"\x05":
-        return " (it looks like a pickle, as in the python version)"
-    if head and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head):
-        return " (it looks like text)"
-    return ""
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Loads plain values and NumPy arrays; any other global in the file is refused."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Return an allowed global; NumPy 1 wrote ``numpy.core`` where NumPy 2 has ``_core``."""
-        current = module.replace("numpy.core.", "numpy._core.")
-        if (current, name) not in _PICKLE_GLOBALS:
-            raise pickle.UnpicklingError(
-                f"it asks for {module}.{name}, which no CIFAR-10 file needs; do not trust it"
-            )
-        return super().find_class(current, name)
-
-
-def _unpickle(path: Path, content: bytes) -> dict[str, Any]:
-    """Return the pickled dictionary in ``content`` with text keys."""
-    try:
-        value = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
-        # Python 2 wrote the keys of the official files as bytes; Python 3 writes text.
-        return {key.decode() if isinstance(key, bytes) else key: value[key] for key in value}
-    except Exception as error:  # a damaged pickle can raise anything
-        looks = "" if content.startswith(b"\x80") else _looks_like(content)
-        raise DataError(
-            f"{path} is not a whole file of the python version{looks}: "
-            f"{error or type(error).__name__}; {_UNPACK_AGAIN}"
-        ) from error
-
-
-def _python_records(path: Path, content: bytes) -> np.ndarray:
-    """Return the images of a python-layout file as records of the binary layout."""
-    batch = _unpickle(path, content)
-    pixels, given = batch.get("data"), batch.get("labels")
-    shape = (RECORDS_PER_FILE, PIXELS)
-    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape != shape:
-        found = (
-            f"{pixels.dtype} {pixels.shape}"
-            if isinstance(pixels, np.ndarray)
-            else type(pixels).__name__
-        )
-        raise DataError(f"'data' in {path} is {found}; expected uint8 {shape}; {_UNPACK_AGAIN}")
-    if not isinstance(given, list) or not all(type(label) is int for label in given):
-        raise DataError(
-            f"'labels' in {path} is not a list of whole numbers but {type(given).__name__}; "
-            f"expected {RECORDS_PER_FILE:,} labels from 0 to 9; {_UNPACK_AGAIN}"
-        )
-    if len(given) != RECORDS_PER_FILE:
-        raise DataError(
-            f"{path} has {len(given):,} labels; expected {RECORDS_PER_FILE:,}; {_UNPACK_AGAIN}"
-        )
-    # Checked before the narrowing to uint8, which has no room for other numbers.
-    _check_labels(path, given)
-    return np.column_stack([np.array(given, np.uint8), pixels])
-
-
-def _binary_records(path: Path, content: bytes) -> np.ndarray:
-    """Return the records of a binary-layout file."""
-    size, record = len(content), 1 + PIXELS
-    if size != RECORDS_PER_FILE * record:
-        whole, rest = divmod(size, record)
-        raise DataError(
-            f"{path} has {size:,} bytes, which is {whole:,} records and {rest:,} bytes"
-            f"{_looks_like(content)}; expected {RECORDS_PER_FILE * record:,} bytes, "
-            f"{RECORDS_PER_FILE:,} records of {record:,}; {_UNPACK_AGAIN}"
-        )
-    records = np.frombuffer(content, np.uint8).reshape(RECORDS_PER_FILE, record)
-    _check_labels(path, records[:, 0].tolist(), _looks_like(content))
-    return records
-
-
-def _check_labels(path: Path, labels: list[int], looks: str = "") -> None:
-    """Refuse labels that name no class."""
-    for place, label in enumerate(labels):
-        if not 0 <= label < len(CLASS_NAMES):
-            raise DataError(
-                f"record {place:,} of {path} has label {label}{looks}; expected 0 to 9; "
-                f"{_UNPACK_AGAIN}"
-            )
-
-
-def _read(source: _Source, path: Path) -> tuple[np.ndarray, bool]:
-    """Read one file.
+    Args:
+        source: As for ``load``, but nothing is downloaded or drawn.
 
     Returns:
-        uint8 ``(N, 3073)``, each row a label and the red, green and blue planes; and whether the
-        file has the checksum of the official one.
+        The archive or the six files, then the cached files if there are any.
+
+    Raises:
+        DataError: There are no images.
+        ParameterError: The source is ``synthetic``.
     """
-    with _reading(path):
-        content = path.read_bytes()
-    known = OFFICIAL_MD5.get(path.name)
-    official = bool(known) and hashlib.md5(content, usedforsecurity=False).hexdigest() == known
-    records = _binary_records if source.layout == "binary" else _python_records
-    return records(path, content), official
-
-
-def _check_names(source: _Source) -> None:
-    """Refuse a folder whose own list of class names is not CIFAR-10's."""
-    path = source.names_file
-    if not path.exists():
-        return
-    with _reading(path):
-        content = path.read_bytes()
-    if source.layout == "binary":
-        found = content.decode("utf-8", errors="replace").split()
-    else:
-        listed = _unpickle(path, content).get("label_names") or []
-        found = [name.decode() if isinstance(name, bytes) else str(name) for name in listed]
-    if found != list(CLASS_NAMES):
-        raise DataError(
-            f"{path} names the classes {', '.join(found)[:200]}; expected "
-            f"{', '.join(CLASS_NAMES)}: this is not CIFAR-10, or the file is damaged; "
-            f"{_UNPACK_AGAIN}"
+    if source == "synthetic":
+        raise ParameterError(
+            "the synthetic set has no files to verify; expected auto, an archive or a folder"
         )
+    found = archives.find(locate(source))
+    if found.layout is None:
+        checks = [_check_archive(found)]
+    else:
+        checks = [_check_file(path, found.layout) for path in found.all_files]
+    if all(path.exists() for path in found.files):
+        checks += _check_cache(_cache_folder(*_key(found)))
+    return checks
+
+
+def _check_archive(source: archives.Source) -> Check:
+    """Compare an archive with the known checksums; without one, read all of it."""
+    path = source.path
+    size, sha256 = path.stat().st_size, download.sha256(path)
+    if sha256 in download.official():
+        return Check(path, size, "ok", "the official archive, by its sha256")
+    if sha256 in {archive.sha256 for archive in download.archives()}:
+        return Check(path, size, "ok", "as listed in CIFAR_UTILS_MIRRORS, by its sha256")
+    cached = _open(_cache_folder(*_key(source)))
+    if cached and cached.provenance.archive_sha256 != sha256:
+        advice = "it has changed since it was read; remove it and use: cifar data fetch"
+        return Check(path, size, "DAMAGED", advice)
+    try:
+        for _ in source.batches(hashlib.sha256()):
+            pass
+    except DataError as error:
+        return Check(path, size, "DAMAGED", str(error))
+    return Check(path, size, "modified", "no known checksum")
+
+
+def _check_file(path: Path, layout: str) -> Check:
+    """Compare a file of an unpacked archive with its known checksum, if it has one."""
+    size = path.stat().st_size if path.exists() else 0
+    try:
+        batch = archives.read_file(path, layout)
+    except DataError as error:
+        return Check(path, size, "DAMAGED", str(error))
+    if batch is None:
+        return Check(path, size, "ok", "names the ten classes")
+    if batch.official:
+        return Check(path, size, "ok", "the official file, by its md5")
+    return Check(path, size, "modified", "no known checksum")
+
+
+def _check_cache(folder: Path) -> list[Check]:
+    """Compare cached files with the checksums written beside them."""
+    if not folder.exists():
+        return []
+    lines = []
+    with suppress(OSError, UnicodeDecodeError):
+        lines = (folder / _SUMS).read_text(encoding="utf-8").splitlines()
+    expected = {name: sha256 for sha256, _, name in (line.partition("  ") for line in lines)}
+    checks = []
+    for path in (folder / name for name in _CACHED):
+        size = path.stat().st_size if path.is_file() else 0
+        if size and download.sha256(path) == expected.get(path.name):
+            checks.append(Check(path, size, "ok", "as it was written, by its sha256"))
+        else:
+            advice = (
+                f"{path} is not as it was written; remove {folder}, the next load makes it anew"
+            )
+            checks.append(Check(path, size, "DAMAGED", advice))
+    return checks
 
 
 # Splitting
@@ -541,17 +436,25 @@ def _interleaved(labels: np.ndarray) -> np.ndarray:
 # Caching
 
 
+_CACHED = ("images.npy", "labels.npy", "provenance.json")
+_SUMS = "SHA256SUMS"
+
+
+def _cache_folder(key: tuple[Any, ...], layout: str) -> Path:
+    """Return the folder in which a data set is cached."""
+    identity = repr((CACHE_VERSION, SPLIT_SEED, *key)).encode()
+    return paths.data_dir() / "cache" / f"{layout}-{hashlib.sha256(identity).hexdigest()[:16]}"
+
+
 def _cached(key: tuple[Any, ...], layout: str, build: Callable[[Path], None]) -> Dataset:
     """Open a cached data set; if there is none or it is damaged, build it first."""
-    identity = repr((CACHE_VERSION, SPLIT_SEED, *key)).encode()
-    root = paths.data_dir() / "cache"
-    folder = root / f"{layout}-{hashlib.sha256(identity).hexdigest()[:16]}"
+    folder = _cache_folder(key, layout)
     dataset = _open(folder)
     if dataset is not None:
         return dataset
     failure: OSError | None = None
     try:
-        _sweep(root)
+        _sweep(folder.parent)
         with paths.atomic(folder) as partial:
             partial.mkdir()
             build(partial)
@@ -625,55 +528,62 @@ def _write(
             file.write(images[order[start : start + 1000]].data)
     np.save(folder / "labels.npy", labels[order].astype(np.int64))
     runs.write_json(folder / "provenance.json", provenance)
+    # In the form that `sha256sum -c` reads.
+    sums = [f"{download.sha256(folder / name)}  {name}\n" for name in _CACHED]
+    paths.write_text(folder / _SUMS, "".join(sums))
 
 
-def _load_files(source: _Source) -> Dataset:
-    """Load an unpacked archive."""
-    identity = []
-    for path in source.files:
-        with _reading(path):
-            status = path.stat()
-        identity.append((path.name, status.st_size, status.st_mtime_ns))
-    key = (str(source.folder), *identity)
-    return _cached(key, source.layout, lambda folder: _build_files(source, folder))
+def _key(source: archives.Source) -> tuple[tuple[Any, ...], str]:
+    """Return what ``_cached`` knows a source by."""
+    return source.identity(), source.layout or "archive"
 
 
-def _build_files(source: _Source, folder: Path) -> None:
-    """Check, split and write the images of an unpacked archive into ``folder``."""
-    _check_names(source)
-    total = RECORDS_PER_FILE * len(source.files)
+def _load_files(source: archives.Source) -> Dataset:
+    """Load an archive, packed or unpacked."""
+    return _cached(*_key(source), lambda folder: _build_files(source, folder))
+
+
+def _build_files(source: archives.Source, folder: Path) -> None:
+    """Check, split and write the images of an archive into ``folder``."""
+    test = archives.RECORDS_PER_FILE
+    total = test * len(archives.OFFICIAL_MD5)
     images, labels = np.empty((total, *IMAGE_SHAPE), np.uint8), np.empty(total, np.int64)
-    official = True
-    for index, path in enumerate(source.files):
-        records, known = _read(source, path)
-        part = slice(index * RECORDS_PER_FILE, (index + 1) * RECORDS_PER_FILE)
-        images[part] = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-        labels[part] = records[:, 0]
-        official &= known
-    test = RECORDS_PER_FILE
+    digest, official = hashlib.sha256(), True
+    for batch in source.batches(digest):
+        part = slice(batch.place * test, (batch.place + 1) * test)
+        images[part] = batch.planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        labels[part] = batch.labels
+        official &= batch.official
+    sha256 = digest.hexdigest() if source.layout is None else None
+    official |= sha256 in download.official()
+    receipt = download.receipt(source.path) if sha256 else None
     validation = (total - test) // 10
     order = np.arange(total)
     order[:-test] = _interleaved(labels[:-test])
     provenance = Provenance(
         kind="official" if official else "modified",
-        source=str(source.folder),
+        source=str(source.path),
         fingerprint=_fingerprint(images, labels),
-        layout=source.layout,
+        layout=batch.layout,
         counts={"train": total - test - validation, "validation": validation, "test": test},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        archive_sha256=sha256,
+        downloaded_from=receipt.sources if receipt and receipt.sha256 == sha256 else None,
     )
     _write(folder, images, labels, order, provenance)
 
 
 def _load_synthetic(counts: tuple[int, int, int]) -> Dataset:
     """Load the synthetic set with so many images for train, validation and test."""
-    key = (synthetic.VERSION, counts, SYNTHETIC_SEED)
+    key = (synthetic.VERSION, planted.VERSION, counts, SYNTHETIC_SEED)
     return _cached(key, "synthetic", lambda folder: _build_synthetic(counts, folder))
 
 
 def _build_synthetic(counts: tuple[int, int, int], folder: Path) -> None:
     """Draw, split and write the synthetic set into ``folder``."""
-    images, labels = synthetic.generate(sum(counts), seed=SYNTHETIC_SEED)
+    drawn = synthetic.generate(sum(counts), seed=SYNTHETIC_SEED)
+    images, labels, faults = planted.plant(*drawn, seed=SYNTHETIC_SEED)
+    order = _interleaved(labels)
     provenance = Provenance(
         kind="synthetic",
         source="synthetic",
@@ -682,4 +592,6 @@ def _build_synthetic(counts: tuple[int, int, int], folder: Path) -> None:
         counts=dict(zip(("train", "validation", "test"), counts, strict=True)),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    _write(folder, images, labels, _interleaved(labels), provenance)
+    for name, table in faults.tables(order, provenance.counts).items():
+        table.to_csv(folder / f"planted_{name}.csv", index=False)
+    _write(folder, images, labels, order, provenance)

@@ -1,5 +1,7 @@
 """Label noise: images whose label their own kind would not give them."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 from scipy import special
@@ -30,8 +32,11 @@ def candidates(dataset: Dataset, *, filters: int = 256, seed: int = 0) -> pd.Dat
         MissingPackageError: cleanlab is not installed.
     """
     try:
-        from cleanlab.filter import find_label_issues
-        from cleanlab.rank import get_normalized_margin_for_each_label
+        with warnings.catch_warnings():
+            # It imports tqdm's notebook bars, which complain where ipywidgets is not installed.
+            warnings.simplefilter("ignore")
+            from cleanlab.filter import find_label_issues
+            from cleanlab.rank import get_normalized_margin_for_each_label
     except ImportError as error:
         raise MissingPackageError("finding wrong labels", "cleanlab", extra="audit") from error
     splits = {"train": dataset.train, "validation": dataset.validation}

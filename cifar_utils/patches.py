@@ -23,6 +23,7 @@ THRESHOLD = 0.5
 PENALTIES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 """Ridge penalties to choose from, in units of the features' variance."""
 
+_BATCH = 250
 _NOISE = (10 / 255) ** 2
 """Added to a patch's variance, so that flat ones are not blown up to noise."""
 
@@ -91,11 +92,10 @@ def features(model: keras.Model, images: np.ndarray) -> np.ndarray:
         float16 ``(N, D)``.
     """
     found = []
-    for start in range(0, len(images), 5000):
-        part = images[start : start + 5000]
-        both = [
-            model.predict(turned, batch_size=250, verbose=0) for turned in (part, part[:, :, ::-1])
-        ]
+    for start in range(0, len(images), _BATCH):
+        part = images[start : start + _BATCH]
+        # Called, not `predict`: that compiles each model anew, which takes longer than a small set.
+        both = [ops.convert_to_numpy(model(turned)) for turned in (part, part[:, :, ::-1])]
         found.append(((both[0] + both[1]) / 2).astype(np.float16))
     return np.concatenate(found)
 

@@ -6,18 +6,25 @@ planted, are then plain counts (notebook 01).
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from PIL import Image, ImageFilter
 
 from cifar_utils.errors import ParameterError
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+VERSION = 1  # raised whenever the faults change, so that results on them are not mixed up
 SHARE = 0.02
 """Of the images, how many become copies, and how many get a wrong label."""
 
 KINDS = ("equal", "mirrored", "moved", "zoomed", "lighter", "tinted", "blurred", "noisy")
 """What was done to a copy."""
+
+TABLES = ("copies", "wrong")
+"""Names of the tables of faults."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +43,7 @@ class Planted:
     wrong: np.ndarray
     true_labels: np.ndarray
 
-    def tables(self, order: np.ndarray, counts: dict[str, int]) -> dict[str, pd.DataFrame]:
+    def tables(self, order: np.ndarray, counts: dict[str, int]) -> "dict[str, pd.DataFrame]":
         """Return the faults by split and index.
 
         Args:
@@ -47,6 +54,8 @@ class Planted:
             ``copies`` with columns ``split``, ``index``, ``other_split``, ``other_index`` (the
             later one) and ``kind``; ``wrong`` with ``split``, ``index`` and ``true_label``.
         """
+        import pandas as pd
+
         new_places = np.empty(len(order), np.int64)
         new_places[order] = np.arange(len(order))
         names = np.repeat(list(counts), list(counts.values()))
@@ -147,7 +156,7 @@ def plant(
     return images, labels, Planted(copies, kinds, wrong, true_labels)
 
 
-def score(found: pd.DataFrame, planted: pd.DataFrame) -> dict[str, float]:
+def score(found: "pd.DataFrame", planted: "pd.DataFrame") -> dict[str, float]:
     """Return how much of what was planted was found, and of what was found was planted.
 
     Notebook 01 introduces it.

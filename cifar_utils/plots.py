@@ -443,13 +443,16 @@ def class_colours(statistics: pd.DataFrame) -> Figure:
 
 
 @_styled
-def similarities(values: dict[str, np.ndarray], threshold: float, xlabel: str) -> Figure:
+def similarities(
+    values: dict[str, np.ndarray], threshold: float, xlabel: str, least: float = 0.4
+) -> Figure:
     """Draw how similar each image is to the one most like it (notebook 01).
 
     Args:
         values: What was compared, such as "test with train", to floats ``(N,)``, one an image.
         threshold: Similarity from which on two images count as near-duplicates.
         xlabel: What the similarity is.
+        least: Where the axis begins, up to 1; who is less similar than that is of no interest.
 
     Raises:
         ParameterError: There is nothing to draw, or a value is not a number.
@@ -461,7 +464,7 @@ def similarities(values: dict[str, np.ndarray], threshold: float, xlabel: str) -
         )
     figure = _figure(8, 3.4)
     axes = figure.subplots()
-    edges = np.histogram_bin_edges(np.concatenate([*values.values(), [threshold]]), 60)
+    edges = np.linspace(least, 1, 61)
     for index, (name, part) in enumerate(values.items()):
         above = int(np.sum(part >= threshold))
         axes.stairs(

@@ -19,6 +19,9 @@ class Profile:
         synthetic_images: Size of the synthetic set, if that is the data (train, validation, test).
         batch_size: Images a training step.
         cnn_epochs: Epochs for the networks of notebooks 02 and 03.
+        map_images: Training images drawn on the map of notebook 01.
+        patch_filters: Size of the quick classifier of notebook 01, see ``patches.network``.
+        preprocessing_images: Training images for each kind of preprocessing in notebook 01.
         probe_images: Training images in the small comparisons of notebook 04.
         probe_sizes: Input resolutions compared in notebook 04, in pixels.
         resnet_size: Input resolution of the ResNet50 models, in pixels.
@@ -34,6 +37,9 @@ class Profile:
     synthetic_images: tuple[int, int, int]
     batch_size: int
     cnn_epochs: int
+    map_images: int
+    patch_filters: int
+    preprocessing_images: int
     probe_images: int
     probe_sizes: tuple[int, ...]
     resnet_size: int
@@ -53,6 +59,9 @@ PROFILES = {
             synthetic_images=(1400, 300, 300),
             batch_size=32,
             cnn_epochs=10,
+            map_images=500,
+            patch_filters=96,
+            preprocessing_images=1000,
             probe_images=300,
             probe_sizes=(32, 64),
             resnet_size=32,
@@ -68,6 +77,9 @@ PROFILES = {
             synthetic_images=(12_000, 2_000, 2_000),
             batch_size=128,
             cnn_epochs=16,
+            map_images=2000,
+            patch_filters=256,
+            preprocessing_images=5000,
             probe_images=2000,
             probe_sizes=(32, 64, 96),
             resnet_size=64,
@@ -83,6 +95,9 @@ PROFILES = {
             synthetic_images=(45_000, 5_000, 10_000),
             batch_size=128,
             cnn_epochs=40,
+            map_images=4000,
+            patch_filters=512,
+            preprocessing_images=20_000,
             probe_images=10_000,
             probe_sizes=(32, 64, 128, 224),
             resnet_size=128,

@@ -27,6 +27,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "04_resnet50_frozen": (),
     "05_resnet50_finetuned": ("04_resnet50_frozen",),
     "06_evaluation": (
+        "01_eda",
         "02_baseline_cnn",
         "03_augmentation",
         "04_resnet50_frozen",
@@ -49,6 +50,7 @@ class Result:
         accuracy_high: Upper end of its 95% Wilson interval.
         n: Number of images behind the accuracy.
         data: ``official``, ``modified`` or ``synthetic``.
+        data_fingerprint: First 16 hexadecimal digits of the data's fingerprint.
         profile: Name of the profile.
         seed: Seed of the run.
         pretraining: What the weights were pretrained on, ``none`` if nothing.
@@ -61,6 +63,7 @@ class Result:
     run: str
     stage: str
     data: str
+    data_fingerprint: str
     profile: str
     seed: int
     n: int
@@ -188,6 +191,7 @@ class Stage:
             run=self.run.name,
             stage=self.name,
             data=manifest["data"]["kind"],
+            data_fingerprint=manifest["data"]["fingerprint"][:16],
             profile=manifest["profile"],
             seed=manifest["seed"],
             hardware=runtime.hardware(),

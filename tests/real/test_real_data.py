@@ -2,11 +2,12 @@ import hashlib
 import pickle
 import subprocess
 import sys
+import tarfile
 
 import numpy as np
 import pytest
 
-from cifar_utils import data
+from cifar_utils import archives, data
 from cifar_utils.profiles import PROFILES
 
 pytestmark = pytest.mark.real_data
@@ -48,13 +49,17 @@ def test_pixel_statistics_are_those_of_cifar10(dataset):
     np.testing.assert_allclose(found["unit_std"], [0.2470, 0.2435, 0.2616], atol=0.005)
 
 
+def official_records(source, path):
+    batch = archives.read_file(path, source.layout)
+    return np.column_stack([batch.labels, batch.planes])
+
+
 def test_the_test_split_is_the_test_file(dataset):
     split = dataset.test
     planes = split.images.transpose(0, 3, 1, 2).reshape(-1, 3072)
     records = np.column_stack([split.labels.astype(np.uint8), planes])
-    source = data._find(dataset.provenance.source)
-    expected, _ = data._read(source, source.files[-1])
-    np.testing.assert_array_equal(records, expected)
+    source = archives.find(dataset.provenance.source)
+    np.testing.assert_array_equal(records, official_records(source, source.files[-1]))
 
 
 def test_smoke_takes_its_share(cache, real_folder):
@@ -63,20 +68,45 @@ def test_smoke_takes_its_share(cache, real_folder):
     assert data.class_counts(limited)["train"].tolist() == [140] * 10
 
 
-def test_the_python_layout_of_the_same_images_is_the_same_data(dataset, tmp_path):
-    source = data._find(dataset.provenance.source)
+@pytest.fixture(scope="module")
+def folders(dataset, tmp_path_factory):
+    """The same images unpacked in both layouts, and their fingerprint."""
+    source = archives.find(dataset.provenance.source)
+    folders = {
+        layout: tmp_path_factory.mktemp("images") / name
+        for layout, name in archives.FOLDERS.items()
+    }
+    for folder in folders.values():
+        folder.mkdir()
     digest = hashlib.sha256()
-    for path, name in zip(source.files, data.OFFICIAL_MD5, strict=True):
-        records, _ = data._read(source, path)
+    for path, name in zip(source.files, archives.OFFICIAL_MD5, strict=True):
+        records = official_records(source, path)
         digest.update(records.tobytes())
         batch = {b"data": records[:, 1:].copy(), b"labels": records[:, 0].tolist()}
-        (tmp_path / name).write_bytes(pickle.dumps(batch, protocol=2))
-    python = data.load(tmp_path)
-    assert python.provenance.fingerprint == dataset.provenance.fingerprint == digest.hexdigest()
+        (folders["python"] / name).write_bytes(pickle.dumps(batch, protocol=4))
+        (folders["binary"] / f"{name}.bin").write_bytes(records.tobytes())
+    return folders, digest.hexdigest()
+
+
+@pytest.mark.parametrize("layout", archives.FOLDERS)
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_the_same_images_in_another_form_are_the_same_data(
+    dataset, folders, tmp_path, layout, is_packed
+):
+    given, fingerprint = folders[0][layout], folders[1]
+    if is_packed:
+        given = tmp_path / archives.ARCHIVES[layout]
+        with tarfile.open(given, "w:gz", compresslevel=1) as tar:
+            tar.add(folders[0][layout], arcname=archives.FOLDERS[layout])
+    other = data.load(given)
+    assert other.provenance.fingerprint == dataset.provenance.fingerprint == fingerprint
+    assert other.provenance.layout == layout
+    assert (other.provenance.archive_sha256 is not None) == is_packed
     for split in ("train", "validation", "test"):
-        one, other = getattr(dataset, split), getattr(python, split)
-        np.testing.assert_array_equal(one.labels, other.labels)
-        np.testing.assert_array_equal(one.images, other.images)
+        one, same = getattr(dataset, split), getattr(other, split)
+        np.testing.assert_array_equal(one.labels, same.labels)
+        np.testing.assert_array_equal(one.images, same.images)
+    assert "DAMAGED" not in {check.state for check in data.verify(given)}
 
 
 # VmHWM and not getrusage: a child's ru_maxrss starts at what its parent used, here all of pytest.

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from cifar_utils import cli, data, runs
-from cifar_utils.errors import DataError
-from tests.unit import tiny_course
+from cifar_utils import archives, cli, data, download, runs
+from cifar_utils.errors import DataError, ParameterError
+from tests.unit import fake_archives, tiny_course
 
-HEAVY = ("keras", "tensorflow", "jax", "papermill", "pandas", "matplotlib", "sklearn", "numpy")
+HEAVY = (
+    *("keras", "tensorflow", "jax", "papermill", "pandas", "matplotlib", "sklearn", "numpy"),
+    *("requests", "rich"),
+)
 
 
 @pytest.fixture
@@ -22,7 +25,9 @@ def root(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["data", "info", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["run", "--help"], ["data", "--help"], ["data", "fetch", "--help"]]
+)
 def test_help_imports_nothing_heavy(arguments):
     script = (
         "import contextlib, io, json, sys\n"
@@ -206,12 +211,107 @@ def test_results_before_the_first_run(root, capsys):
 
 
 def test_data_info_prints_what_data_describes(monkeypatch, capsys):
+    monkeypatch.setattr(data, "locate", lambda source: f"located {source}")
     monkeypatch.setattr(data, "load", lambda source: source)
     monkeypatch.setattr(data, "describe", lambda dataset: [("source", dataset), ("n", "60,000")])
     assert cli.main(["data", "info", "some/folder"]) == 0
-    assert capsys.readouterr().out == "source  some/folder\nn       60,000\n"
+    assert capsys.readouterr().out == "source  located some/folder\nn       60,000\n"
     assert cli.main(["data", "info"]) == 0
-    assert capsys.readouterr().out.startswith("source  auto\n")
+    assert capsys.readouterr().out.startswith("source  located auto\n")
+
+
+def test_data_fetch_reads_what_it_fetched(monkeypatch, capsys):
+    fetched = []
+
+    def fetch(name, mirrors):
+        fetched.append((name, mirrors))
+        return Path("/data/the archive")
+
+    monkeypatch.setattr(download, "fetch", fetch)
+    monkeypatch.setattr(data, "load", lambda source: source)
+    monkeypatch.setattr(data, "describe", lambda dataset: [("source", str(dataset))])
+    assert cli.main(["data", "fetch"]) == 0
+    assert capsys.readouterr().out == "\nsource  /data/the archive\n"
+    mirrors = ["https://one.example/", "https://two.example/x.tar.gz"]
+    options = [word for mirror in mirrors for word in ("--mirror", mirror)]
+    assert cli.main(["data", "fetch", "--archive", "x.tar.gz", *options]) == 0
+    assert fetched == [(None, []), ("x.tar.gz", mirrors)]
+
+
+def test_data_fetch_of_a_bad_archive_fails(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(download, "fetch", lambda name, mirrors: tmp_path / "x.tar.gz")
+    (tmp_path / "x.tar.gz").write_text("<html>")
+    assert cli.main(["data", "fetch"]) == 1
+    assert "it looks like a web page" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(DataError("no source"), 1), (ParameterError("no such archive"), 2), (KeyboardInterrupt, 130)],
+)
+def test_data_fetch_that_fails(monkeypatch, error, status):
+    def fail(name, mirrors):
+        raise error
+
+    monkeypatch.setattr(download, "fetch", fail)
+    assert cli.main(["data", "fetch"]) == status
+
+
+def test_data_verify_prints_a_line_a_file(monkeypatch, capsys):
+    checks = [
+        data.Check(Path("/d/data_batch_1"), 30_730_000, "ok", "the official file"),
+        data.Check(Path("/d/test_batch"), 512, "modified", "no known checksum"),
+    ]
+    monkeypatch.setattr(data, "verify", lambda source: checks if source == "d" else None)
+    assert cli.main(["data", "verify", "d"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.splitlines() == [
+        "/d/data_batch_1   30,730,000 bytes  ok (the official file)",
+        "/d/test_batch            512 bytes  modified (no known checksum)",
+    ]
+    assert printed.err == ""
+
+
+def test_data_verify_fails_where_something_is_damaged(monkeypatch, capsys):
+    checks = [
+        data.Check(Path("/d/a"), 5, "ok", "the official file"),
+        data.Check(Path("/d/b"), 0, "DAMAGED", "/d/b is missing; get it again"),
+        data.Check(Path("/d/c"), 7, "DAMAGED", "/d/c is cut; remove it"),
+    ]
+    monkeypatch.setattr(data, "verify", lambda source: checks)
+    assert cli.main(["data", "verify"]) == 1
+    printed = capsys.readouterr()
+    states = [line.split(" bytes  ")[1] for line in printed.out.splitlines()]
+    assert states == ["ok (the official file)", "DAMAGED", "DAMAGED"]
+    assert printed.err.splitlines() == [
+        "cifar: damaged files: 2 of 3",
+        "- /d/b is missing; get it again",
+        "- /d/c is cut; remove it",
+    ]
+
+
+def test_fetch_info_and_verify_of_nothing_and_of_an_archive(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CIFAR_UTILS_DATA_DIR", str(tmp_path / "data"))
+    fake_archives.list_source(tmp_path / "nowhere.toml", "http://127.0.0.1:9/", monkeypatch)
+    monkeypatch.setattr(archives, "RECORDS_PER_FILE", fake_archives.RECORDS)
+    for command in ("info", "verify"):
+        assert cli.main(["data", command]) == 1
+        assert "get them with: cifar data fetch" in capsys.readouterr().err
+
+    archive = tmp_path / "data" / archives.ARCHIVES["python"]
+    fake_archives.pack(archive, fake_archives.members("python", fake_archives.some_records()))
+    assert cli.main(["data", "info"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"source       {archive} (0.")
+    assert lines[2] == (
+        "data         modified (no known checksum proves that these are the official files)"
+    )
+    assert cli.main(["data", "verify", str(archive)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(" bytes  ")[2] for line in lines] == [
+        "modified (no known checksum)",
+        *["ok (as it was written, by its sha256)"] * 3,
+    ]
 
 
 def test_the_command_is_installed():

@@ -1,26 +1,32 @@
 import dataclasses
+import functools
 import hashlib
+import http.server
 import io
 import json
 import os
 import pickle
+import shutil
 import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cifar_utils import data, paths, runs, synthetic
-from cifar_utils.errors import DataError
+from cifar_utils import archives, data, download, paths, planted, runs, synthetic
+from cifar_utils.errors import DataError, ParameterError
 from cifar_utils.profiles import PROFILES
+from tests.unit import fake_archives
+from tests.unit.fake_archives import NAMES, RECORDS, batch, some_records
 
-RECORDS = 20
 SMOKE = dataclasses.replace(
     PROFILES["smoke"],
     train_images=30,
@@ -28,7 +34,6 @@ SMOKE = dataclasses.replace(
     test_images=10,
     synthetic_images=(40, 20, 20),
 )
-NAMES = list(data.OFFICIAL_MD5)
 
 # Nothing here depends on time or on a fresh fixture an example.
 relaxed = settings(
@@ -38,37 +43,22 @@ relaxed = settings(
 
 @pytest.fixture(autouse=True)
 def small_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "RECORDS_PER_FILE", RECORDS)
+    monkeypatch.setattr(archives, "RECORDS_PER_FILE", RECORDS)
     monkeypatch.setenv("CIFAR_UTILS_DATA_DIR", str(tmp_path / "data"))
-
-
-def some_records(seed=0):
-    """Six files' worth of records: every class equally often in each, in a shuffled order."""
-    rng = np.random.default_rng(seed)
-    records = rng.integers(0, 256, (6, RECORDS, 3073), np.uint8)
-    records[:, :, 0] = rng.permuted(np.tile(np.arange(RECORDS) % 10, (6, 1)), axis=1)
-    return records
+    fake_archives.list_source(tmp_path / "nowhere.toml", "http://127.0.0.1:9/", monkeypatch)
 
 
 def write_binary(folder, records):
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, part in zip(NAMES, records, strict=True):
-        (folder / f"{name}.bin").write_bytes(part.tobytes())
-    (folder / "batches.meta.txt").write_text("\n".join(data.CLASS_NAMES) + "\n\n")
-    return folder
-
-
-def batch(part):
-    return {b"data": part[:, 1:].copy(), b"labels": part[:, 0].tolist(), b"batch_label": b"one"}
+    return fake_archives.write(folder, fake_archives.binary_files(records))
 
 
 def write_python(folder, records, protocol=2):
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, part in zip(NAMES, records, strict=True):
-        (folder / name).write_bytes(pickle.dumps(batch(part), protocol))
-    names = {b"label_names": [name.encode() for name in data.CLASS_NAMES]}
-    (folder / "batches.meta").write_bytes(pickle.dumps(names, protocol))
-    return folder
+    return fake_archives.write(folder, fake_archives.python_files(records, protocol))
+
+
+def packed(path, layout, records=None):
+    records = some_records() if records is None else records
+    return fake_archives.pack(path, fake_archives.members(layout, records))
 
 
 WRITERS = {"binary": write_binary, "python": write_python}
@@ -81,7 +71,7 @@ def layout(request):
 
 @pytest.fixture
 def folder(tmp_path, layout):
-    return WRITERS[layout](tmp_path / data.FOLDERS[layout], some_records())
+    return WRITERS[layout](tmp_path / archives.FOLDERS[layout], some_records())
 
 
 def file_of(folder, name="data_batch_2"):
@@ -246,38 +236,129 @@ def test_a_profile_without_limits_leaves_all(folder):
 
 
 def test_auto_takes_the_version_that_can_prove_official(capsys):
-    write_binary(paths.data_dir() / data.FOLDERS["binary"], some_records())
+    write_binary(paths.data_dir() / archives.FOLDERS["binary"], some_records())
     assert data.load().provenance.layout == "binary"
-    write_python(paths.data_dir() / data.FOLDERS["python"], some_records())
+    write_python(paths.data_dir() / archives.FOLDERS["python"], some_records())
     assert data.load().provenance.layout == "python"
     assert capsys.readouterr().out == ""
 
 
-def test_auto_falls_back_only_for_smoke_and_says_so(capsys):
+def fetch_gives(path, monkeypatch):
+    """Let a download give an archive; return the list that grows with each."""
+    fetched = []
+    monkeypatch.setattr(download, "fetch", lambda: fetched.append(path) or path)
+    return fetched
+
+
+def test_auto_falls_back_only_for_smoke_and_says_so(capsys, monkeypatch):
+    fetched = fetch_gives(None, monkeypatch)
     dataset = data.load("auto", SMOKE)
     assert dataset.provenance.kind == "synthetic"
     assert capsys.readouterr().out == data.SYNTHETIC_NOTICE + "\n"
+    assert "cifar data fetch" in data.SYNTHETIC_NOTICE
+    assert fetched == []
+
+
+@pytest.mark.parametrize("profile", [None, PROFILES["cpu"], PROFILES["gpu"]])
+def test_auto_downloads_for_every_other_profile(tmp_path, layout, profile, monkeypatch):
+    archive = packed(tmp_path / "elsewhere.tar.gz", layout)
+    fetched = fetch_gives(archive, monkeypatch)
+    assert data.load("auto", profile).provenance.source == str(archive)
+    assert fetched == [archive]
+
+
+def test_a_failed_download_is_not_hidden(monkeypatch):
+    def fail():
+        raise DataError("no source is left")
+
+    monkeypatch.setattr(download, "fetch", fail)
     for profile in (None, PROFILES["cpu"], PROFILES["gpu"]):
-        with pytest.raises(DataError, match=r"no CIFAR-10 images in .*--data synthetic"):
+        with pytest.raises(DataError, match="no source is left"):
             data.load("auto", profile)
 
 
+def test_auto_prefers_what_is_unpacked_then_the_python_version(monkeypatch, capsys):
+    monkeypatch.setattr(download, "fetch", None)
+    home = paths.data_dir()
+    fake_archives.list_source(home / "m.toml", "http://127.0.0.1:9/class.tar.gz", monkeypatch)
+    expected = []
+    for name in ("class.tar.gz", *reversed(archives.ARCHIVES.values())):
+        expected.append(packed(home / name, "binary" if "binary" in name else "python"))
+    for layout in ("binary", "python"):
+        expected.append(WRITERS[layout](home / archives.FOLDERS[layout], some_records()))
+    while expected:
+        best = expected.pop()
+        assert data.locate() == best
+        for profile in (None, SMOKE):
+            assert data.load("auto", profile).provenance.source == str(best)
+        shutil.rmtree(best) if best.is_dir() else best.unlink()
+    assert capsys.readouterr().out == ""
+
+
+def test_locate_never_downloads(monkeypatch):
+    monkeypatch.setattr(download, "fetch", None)
+    assert data.locate("synthetic") == "synthetic"
+    assert data.locate(Path("some/folder")) == Path("some/folder")
+    with pytest.raises(DataError, match=r"no CIFAR-10 images in .*cifar data fetch.*--data synth"):
+        data.locate()
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path):
+    """The URL of a folder, ``served``, on this machine."""
+    folder = tmp_path / "served"
+    handler = functools.partial(Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_auto_downloads_a_class_s_own_archive_of_full_size(tmp_path, server, layout, monkeypatch):
+    monkeypatch.setattr(archives, "RECORDS_PER_FILE", 10_000)
+    records = np.zeros((6, 10_000, 3073), np.uint8)
+    records[:, :, 0] = np.arange(10_000) % 10
+    archive = packed(tmp_path / "served" / "class.tar.gz", layout, records)
+    url = f"{server}/class.tar.gz"
+    fake_archives.list_source(tmp_path / "class.toml", url, monkeypatch, archive)
+    dataset = data.load()
+    assert len(dataset.train) == 45_000
+    found = dataset.provenance
+    assert found.source == str(paths.data_dir() / "class.tar.gz")
+    assert (found.kind, found.layout) == ("modified", layout)
+    assert found.archive_sha256 == hashlib.sha256(archive.read_bytes()).hexdigest()
+    assert found.downloaded_from == {url: archive.stat().st_size}
+    lines = dict(data.describe(dataset))
+    assert lines["downloaded"] == f"{archive.stat().st_size / 1e6:.1f} MB from {url}"
+    assert data.verify()[0].state == "ok"
+
+
 def test_auto_never_hides_damaged_files():
-    write_binary(paths.data_dir() / data.FOLDERS["binary"], some_records())
-    file_of(paths.data_dir() / data.FOLDERS["binary"]).write_bytes(b"")
+    write_binary(paths.data_dir() / archives.FOLDERS["binary"], some_records())
+    file_of(paths.data_dir() / archives.FOLDERS["binary"]).write_bytes(b"")
     with pytest.raises(DataError, match=r"data_batch_2\.bin has 0 bytes"):
         data.load("auto", SMOKE)
 
 
-def test_a_packed_archive_brings_the_command_that_unpacks_it(capsys):
-    archive = paths.data_dir() / "cifar-10-python.tar.gz"
-    paths.write_text(archive, "")
-    command = f"tar -xzf {archive} -C {archive.parent}"
-    for source in ("auto", archive.parent, archive):
-        refused(source, command)
-    data.load("auto", SMOKE)
-    assert command in capsys.readouterr().out
-    assert "no CIFAR-10 images" not in refused(archive)
+def test_a_packed_archive_gives_what_its_files_give(tmp_path, folder, layout):
+    archive = packed(tmp_path / "images.tar.gz", layout)
+    loose, dense = data.load(folder), data.load(archive)
+    for one, other in zip(everything(loose), everything(dense), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert dense.provenance.fingerprint == loose.provenance.fingerprint
+    assert dense.provenance.layout == loose.provenance.layout == layout
+    assert dense.provenance.source == str(archive)
+    assert dense.provenance.archive_sha256 == hashlib.sha256(archive.read_bytes()).hexdigest()
+    assert loose.provenance.archive_sha256 is None
+    assert dense.provenance.downloaded_from is loose.provenance.downloaded_from is None
+    assert sorted(tmp_path.rglob("data_batch_1*")) == [file_of(folder, "data_batch_1")]
 
 
 def test_synthetic_by_name_gives_no_notice(capsys):
@@ -291,11 +372,33 @@ def test_synthetic_by_name_gives_no_notice(capsys):
 def test_synthetic_is_what_was_drawn_in_balanced_splits():
     whole = dataclasses.replace(SMOKE, train_images=None, validation_images=None, test_images=None)
     dataset = data.load("synthetic", whole)
-    images, labels = synthetic.generate(80, seed=data.SYNTHETIC_SEED)
+    drawn = synthetic.generate(80, seed=data.SYNTHETIC_SEED)
+    images, labels, _ = planted.plant(*drawn, seed=data.SYNTHETIC_SEED)
     stored = content(dataset.train) + content(dataset.validation) + content(dataset.test)
     assert sorted(stored) == content(data.Split(images, labels))
     for split, rounds in ((dataset.train, 4), (dataset.validation, 2), (dataset.test, 2)):
         assert split.labels.tolist() == list(range(10)) * rounds
+
+
+def test_planted_faults_are_where_their_tables_say():
+    profile = dataclasses.replace(PROFILES["smoke"], synthetic_images=(400, 100, 100))
+    dataset = data.load("synthetic", profile)
+    faults = data.planted_faults(dataset)
+    assert set(faults) == set(planted.TABLES)
+    splits = dataset.splits()
+    equal = faults["copies"].query("kind == 'equal'").to_dict("records")
+    assert equal
+    for row in equal:
+        first = splits[row["split"]].images[row["index"]]
+        np.testing.assert_array_equal(splits[row["other_split"]].images[row["other_index"]], first)
+    wrong = faults["wrong"].to_dict("records")
+    assert wrong
+    assert all(splits[row["split"]].labels[row["index"]] != row["true_label"] for row in wrong)
+
+
+def test_only_the_synthetic_set_has_planted_faults(tmp_path):
+    folder = write_python(tmp_path / "images", some_records())
+    assert data.planted_faults(data.load(folder)) == {}
 
 
 def test_synthetic_is_drawn_once_for_each_version_and_size(monkeypatch):
@@ -317,12 +420,42 @@ def test_official_needs_every_known_checksum(tmp_path, monkeypatch):
     folder = write_python(tmp_path / "images", some_records())
     assert data.load(folder).provenance.kind == "modified"
     known = {name: hashlib.md5((folder / name).read_bytes()).hexdigest() for name in NAMES}
-    monkeypatch.setattr(data, "OFFICIAL_MD5", known)
+    monkeypatch.setattr(archives, "OFFICIAL_MD5", known)
     monkeypatch.setattr(data, "CACHE_VERSION", "another")
     assert data.load(folder).provenance.kind == "official"
     records = some_records()
     records[0, 0, 1] ^= 1
     assert data.load(write_python(folder, records)).provenance.kind == "modified"
+
+
+def test_an_archive_is_official_by_its_own_checksum(tmp_path, layout, monkeypatch):
+    archive = packed(tmp_path / "images.tar.gz", layout)
+    assert data.load(archive).provenance.kind == "modified"
+    sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
+    monkeypatch.setattr(download, "official", lambda: {sha256: None})
+    monkeypatch.setattr(data, "CACHE_VERSION", "another")
+    assert data.load(archive).provenance.kind == "official"
+    archive.write_bytes(archive.read_bytes() + bytes(1))
+    assert data.load(archive).provenance.kind == "modified"
+
+
+def test_an_archive_packed_again_is_official_by_its_files(tmp_path, monkeypatch):
+    files = fake_archives.python_files(some_records())
+    known = {name: hashlib.md5(files[name]).hexdigest() for name in NAMES}
+    monkeypatch.setattr(archives, "OFFICIAL_MD5", known)
+    archive = packed(tmp_path / "images.tar.gz", "python")
+    assert data.load(archive).provenance.kind == "official"
+
+
+def test_a_receipt_for_other_content_is_not_believed(tmp_path, monkeypatch):
+    archive = packed(tmp_path / "images.tar.gz", "python")
+    sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
+    receipt = SimpleNamespace(sha256="0" * 64, sources={"http://127.0.0.1/": 5})
+    monkeypatch.setattr(download, "receipt", lambda path: receipt)
+    assert data.load(archive).provenance.downloaded_from is None
+    receipt.sha256 = sha256
+    monkeypatch.setattr(data, "CACHE_VERSION", "another")
+    assert data.load(archive).provenance.downloaded_from == {"http://127.0.0.1/": 5}
 
 
 def test_the_record_is_plain_json(folder):
@@ -472,19 +605,25 @@ def test_class_names_may_be_missing(folder):
 
 
 def test_both_versions_in_one_place_are_ambiguous(tmp_path):
-    write_python(tmp_path / data.FOLDERS["python"], some_records())
-    write_binary(tmp_path / data.FOLDERS["binary"], some_records())
-    refused(tmp_path, "holds both versions", data.FOLDERS["python"], data.FOLDERS["binary"], "name")
+    write_python(tmp_path / archives.FOLDERS["python"], some_records())
+    write_binary(tmp_path / archives.FOLDERS["binary"], some_records())
+    refused(
+        tmp_path,
+        "holds both versions",
+        archives.FOLDERS["python"],
+        archives.FOLDERS["binary"],
+        "name",
+    )
     mixed = write_binary(write_python(tmp_path / "mixed", some_records()), some_records())
     refused(mixed, f"{mixed} holds both versions", "data_batch_1.bin", "remove the other")
 
 
 def test_a_folder_without_images(tmp_path):
-    refused(tmp_path, f"no CIFAR-10 images in {tmp_path}", "expected cifar-10-batches-py", "unpack")
+    refused(tmp_path, f"no CIFAR-10 images in {tmp_path}", "expected cifar-10-batches-py", "fetch")
 
 
 def test_a_folder_that_is_not_there(tmp_path):
-    refused(tmp_path / "no", f"no folder {tmp_path / 'no'}; expected", "check its name")
+    refused(tmp_path / "no", f"no file or folder {tmp_path / 'no'}; expected", "check its name")
 
 
 def test_a_misspelt_keyword_gets_the_nearest():
@@ -493,7 +632,7 @@ def test_a_misspelt_keyword_gets_the_nearest():
 
 def test_a_file_instead_of_a_folder(folder):
     path = file_of(folder)
-    refused(path, f"{path} is a file; expected an unpacked", "name the folder it is in")
+    refused(path, f"{path} is a file but no .tar.gz", "name the folder it is in")
 
 
 def test_a_folder_instead_of_a_file(folder):
@@ -606,7 +745,7 @@ def count_builds(monkeypatch):
 def test_files_are_read_once(folder, monkeypatch):
     builds = count_builds(monkeypatch)
     first = data.load(folder)
-    monkeypatch.setattr(data, "_read", None)
+    monkeypatch.setattr(archives, "read_file", None)
     second = data.load(folder)
     assert len(builds) == 1
     assert first.provenance == second.provenance
@@ -614,6 +753,7 @@ def test_files_are_read_once(folder, monkeypatch):
         np.testing.assert_array_equal(one, other)
     assert cache_entries() == [first.cache]
     assert sorted(path.name for path in first.cache.iterdir()) == [
+        "SHA256SUMS",
         "images.npy",
         "labels.npy",
         "provenance.json",
@@ -628,6 +768,16 @@ def test_a_changed_file_is_read_again(folder):
     after = data.load(folder)
     assert before.cache != after.cache
     assert before.provenance.fingerprint == after.provenance.fingerprint
+
+
+def test_a_changed_archive_is_read_again(tmp_path):
+    archive = packed(tmp_path / "images.tar.gz", "python")
+    before = data.load(archive)
+    assert data.load(archive).cache == before.cache
+    packed(archive, "python", some_records(1))
+    after = data.load(archive)
+    assert before.cache != after.cache
+    assert before.provenance.fingerprint != after.provenance.fingerprint
 
 
 def rewrite(path, array):
@@ -696,8 +846,8 @@ def test_an_interrupted_build_leaves_nothing(folder, monkeypatch, failure):
 
 WORKER = """
 import sys, time
-from cifar_utils import data, runs
-data.RECORDS_PER_FILE = int(sys.argv[1])
+from cifar_utils import archives, data, runs
+archives.RECORDS_PER_FILE = int(sys.argv[1])
 if sys.argv[3] == "stuck":
     runs.write_json = lambda path, value: (print("half", flush=True), time.sleep(60))
 print(data.load(sys.argv[2]).provenance.fingerprint)
@@ -826,19 +976,165 @@ def test_first(folder):
 def test_describe(folder, layout):
     dataset = data.load(folder)
     lines = dict(data.describe(dataset))
-    assert lines["source"] == str(folder)
+    on_disk = sum(file_of(folder, name).stat().st_size for name in NAMES)
+    assert lines["source"] == f"{folder} ({on_disk / 1e6:.1f} MB on disk)"
     assert lines["layout"] == layout
     assert lines["data"].startswith("modified (")
     assert lines["images"] == "120: 90 train, 10 validation, 20 test"
     assert lines["size"] == "32 x 32 x 3 uint8, 0.4 MB in all"
     assert lines["fingerprint"] == f"sha256 {dataset.provenance.fingerprint}"
-    assert lines["cache"] == str(dataset.cache)
+    assert lines["cache"] == f"{dataset.cache} (0.4 MB on disk)"
+    assert "archive" not in lines
 
 
 def test_describe_synthetic():
     lines = dict(data.describe(data.load("synthetic", SMOKE)))
     assert lines["source"] == "synthetic"
     assert lines["data"] == "synthetic (drawn pictures, not CIFAR-10)"
+
+
+def test_describe_an_archive(tmp_path):
+    archive = packed(tmp_path / "images.tar.gz", "binary")
+    lines = dict(data.describe(data.load(archive)))
+    assert lines["source"] == f"{archive} (0.4 MB on disk)"
+    assert lines["archive"] == f"sha256 {hashlib.sha256(archive.read_bytes()).hexdigest()}"
+    assert "downloaded" not in lines
+
+
+# Verifying
+
+
+def states(source="auto"):
+    return {check.path.name: check.state for check in data.verify(source)}
+
+
+def keeping_its_times(path, change):
+    """Change a file as a failing disk does: unnoticed by size and time."""
+    status = path.stat()
+    content = bytearray(path.read_bytes())
+    change(content)
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def flip(content):
+    content[len(content) // 2] ^= 1
+
+
+CACHED = {"images.npy": "ok", "labels.npy": "ok", "provenance.json": "ok"}
+
+
+def test_verify_without_known_checksums_is_no_error(folder, layout):
+    files = {path.name: "modified" for path in (file_of(folder, name) for name in NAMES)}
+    names = {"binary": "batches.meta.txt", "python": "batches.meta"}[layout]
+    assert states(folder) == files | {names: "ok"}
+    assert states(folder.parent) == files | {names: "ok"}
+    data.load(folder)
+    assert states(folder) == files | {names: "ok"} | CACHED
+    assert {check.path.name: check.bytes for check in data.verify(folder)} == {
+        path.name: path.stat().st_size
+        for path in [*folder.iterdir(), *(data.load(folder).cache / name for name in CACHED)]
+    }
+
+
+def test_verify_knows_official_files(tmp_path, monkeypatch):
+    files = fake_archives.python_files(some_records())
+    known = {name: hashlib.md5(files[name]).hexdigest() for name in NAMES}
+    monkeypatch.setattr(archives, "OFFICIAL_MD5", known)
+    folder = fake_archives.write(tmp_path / "images", files)
+    assert set(states(folder).values()) == {"ok"}
+    records = some_records()
+    records[1, 5, 9] ^= 1
+    write_python(folder, records)
+    assert [name for name, state in states(folder).items() if state == "modified"] == [NAMES[1]]
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: os.truncate(path, 5000)])
+def test_verify_finds_damaged_files(folder, damage):
+    data.load(folder)
+    path = file_of(folder)
+    damage(path)
+    found = [check for check in data.verify(folder) if check.state == "DAMAGED"]
+    assert [check.path for check in found] == [path]
+    assert str(path) in found[0].note
+    assert "cifar data fetch" in found[0].note
+    assert "images.npy" not in states(folder)
+
+
+def test_verify_an_archive(tmp_path, layout, monkeypatch):
+    archive = packed(tmp_path / "images.tar.gz", layout)
+    assert states(archive) == {archive.name: "modified"}
+    data.load(archive)
+    assert states(archive) == {archive.name: "modified"} | CACHED
+    sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
+    monkeypatch.setattr(download, "official", lambda: {sha256: None})
+    (check, *_) = data.verify(archive)
+    assert (check.state, check.bytes) == ("ok", archive.stat().st_size)
+    assert "official" in check.note
+
+
+def test_verify_knows_the_archives_of_the_mirrors(tmp_path, monkeypatch):
+    archive = packed(paths.data_dir() / "class.tar.gz", "python")
+    url = "http://127.0.0.1:9/class.tar.gz"
+    fake_archives.list_source(tmp_path / "class.toml", url, monkeypatch, archive)
+    (check,) = data.verify()
+    assert (check.path, check.state) == (archive, "ok")
+    assert "CIFAR_UTILS_MIRRORS" in check.note
+
+
+def test_verify_finds_a_damaged_archive(tmp_path, layout):
+    archive = packed(tmp_path / "images.tar.gz", layout)
+    keeping_its_times(archive, flip)
+    (check,) = data.verify(archive)
+    assert check.state == "DAMAGED"
+    assert str(archive) in check.note
+    assert "cifar data fetch" in check.note
+
+
+def test_verify_finds_an_archive_that_changed_behind_the_cache(tmp_path):
+    archive = packed(tmp_path / "images.tar.gz", "python")
+    data.load(archive)
+    # The time in the header of gzip, which leaves the images as they were.
+    keeping_its_times(archive, lambda content: content.__setitem__(4, content[4] ^ 1))
+    assert states(archive) == {archive.name: "DAMAGED"} | CACHED
+    assert "has changed since it was read" in data.verify(archive)[0].note
+
+
+@pytest.mark.parametrize("name", CACHED)
+@pytest.mark.parametrize("damage", [lambda path: keeping_its_times(path, flip), Path.unlink])
+def test_verify_finds_a_damaged_cache(folder, name, damage):
+    dataset = data.load(folder)
+    expected = dict(states(folder))
+    damage(dataset.cache / name)
+    assert states(folder) == expected | {name: "DAMAGED"}
+    (note,) = [check.note for check in data.verify(folder) if check.path.name == name]
+    assert f"remove {dataset.cache}, the next load makes it anew" in note
+    shutil.rmtree(dataset.cache)
+    data.load(folder)
+    assert states(folder) == expected
+
+
+@pytest.mark.parametrize("sums", [None, b"", b"nonsense\n", b"\xff\xfe"])
+def test_a_cache_without_its_checksums_is_damaged(folder, sums):
+    path = data.load(folder).cache / "SHA256SUMS"
+    path.unlink() if sums is None else path.write_bytes(sums)
+    found = states(folder)
+    assert {name: found[name] for name in CACHED} == dict.fromkeys(CACHED, "DAMAGED")
+
+
+def test_the_checksums_are_what_sha256sum_reads(folder):
+    cache = data.load(folder).cache
+    lines = (cache / "SHA256SUMS").read_text().splitlines()
+    assert lines == [
+        f"{hashlib.sha256((cache / name).read_bytes()).hexdigest()}  {name}" for name in CACHED
+    ]
+
+
+def test_verify_needs_files():
+    with pytest.raises(DataError, match=r"no CIFAR-10 images in .*cifar data fetch"):
+        data.verify()
+    with pytest.raises(ParameterError, match="synthetic set has no files"):
+        data.verify("synthetic")
 
 
 # How the tests on real images are chosen

@@ -224,7 +224,9 @@ def test_similarities_count_what_reaches_the_threshold():
     axes = figure.axes[0]
     assert axes.get_yscale() == "log"
     assert list(axes.lines[0].get_xdata()) == [0.75, 0.75]
-    assert [outline.get_data().values.sum() for outline in axes.patches] == [4, 2]
+    # Who is below where the axis begins is counted in the legend, not drawn.
+    assert [outline.get_data().values.sum() for outline in axes.patches] == [3, 1]
+    assert axes.patches[0].get_data().edges[[0, -1]].tolist() == [0.4, 1]
     assert len({outline.get_linestyle() for outline in axes.patches}) == 2
 
 

@@ -152,6 +152,7 @@ def test_results_are_written_with_the_facts_of_the_run():
     stage.save_metrics(result, macro_f1=np.float32(0.25))
     assert stage.metrics() == {
         **{"run": "smoke-synthetic-seed5", "stage": "02_baseline_cnn", "data": "synthetic"},
+        **{"data_fingerprint": "b" * 16},
         **{"profile": "smoke", "seed": 5, "n": 300, "hardware": "a test", "split": "validation"},
         **{"accuracy": 0.5, "accuracy_low": None, "accuracy_high": None, "pretraining": "none"},
         **{"parameters": None, "training_seconds": None, "precision": None, "macro_f1": 0.25},

@@ -1,0 +1,896 @@
+"""Fetching an archive from whichever source is fast enough, and proving that it is the right one.
+
+What was received is kept in ``.downloads/`` of the data folder: ``NAME.SHA.part`` (SHA: the first
+eight digits of the archive's SHA-256), beside it ``.json``, which says where the bytes came from,
+and ``.lock``. A later call goes on from there, from any source and also after ``kill -9``. Only an
+archive whose SHA-256 is right gets its final name.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+import socket
+import ssl
+import sys
+import time
+import tomllib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import client
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
+
+from cifar_utils import __version__, paths, runs
+from cifar_utils.archives import FOLDERS
+from cifar_utils.errors import DataError, ParameterError, nearest
+
+if TYPE_CHECKING:
+    from requests import Response
+    from rich.progress import Progress
+
+PACKAGED_SOURCES = Path(__file__).with_name("sources.toml")
+
+_CHUNK = 1 << 16
+_GZIP = b"\x1f\x8b"
+_SPARE_BYTES = 10_000_000
+_LONGEST_WAIT = 30.0
+_REDIRECTS = 10
+_REPORT_SECONDS = 10.0
+# A round over the sources that brings less than this share of the archive has brought nothing, so
+# a source that sends a byte a connection cannot keep us busy for ever.
+_PROGRESS = 1 / 1000
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_TRY_LATER = {408, 425, 429}
+
+
+@dataclass(frozen=True)
+class Archive:
+    """An archive that can be downloaded.
+
+    Attributes:
+        name: File name.
+        layout: ``python`` or ``binary``.
+        bytes: Size.
+        sha256: SHA-256 of the whole file, 64 hexadecimal digits.
+        urls: Where it can be had, the best source first.
+    """
+
+    name: str
+    layout: str
+    bytes: int
+    sha256: str
+    urls: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a source may take before the next one gets its turn.
+
+    Attributes:
+        connect: Seconds until the connection stands.
+        stall: Seconds without a byte, also before the first one.
+        floor: Bytes per second, over ``window`` seconds, that a source has to deliver as long as
+            another one may be faster.
+        window: Seconds over which speed is measured.
+        rounds: Rounds over all sources without progress before giving up.
+        backoff: Seconds to wait after the first such round, doubled after each, at most 30.
+    """
+
+    connect: float = 5.0
+    stall: float = 10.0
+    floor: float = 250_000.0
+    window: float = 8.0
+    rounds: int = 5
+    backoff: float = 1.0
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """How an archive was downloaded; it lies beside the archive as ``NAME.json``.
+
+    Attributes:
+        archive: File name.
+        sha256: SHA-256 of the archive.
+        bytes: Size.
+        sources: Bytes by the URL that sent them, without credentials and query; ``unknown`` for
+            those of an interrupted download whose record was lost.
+        fetched: When, ISO 8601 in UTC.
+    """
+
+    archive: str
+    sha256: str
+    bytes: int
+    sources: dict[str, int]
+    fetched: str
+
+
+_PATIENCE = Patience()
+
+
+def archives() -> list[Archive]:
+    """Return the archives that can be downloaded, the default one first.
+
+    Raises:
+        ParameterError: The file that ``CIFAR_UTILS_MIRRORS`` names cannot be used.
+    """
+    chosen = os.environ.get("CIFAR_UTILS_MIRRORS")
+    return _read_sources(Path(chosen).expanduser() if chosen else PACKAGED_SOURCES)
+
+
+def official() -> dict[str, Archive]:
+    """Return the official archives by SHA-256, whatever ``CIFAR_UTILS_MIRRORS`` says."""
+    return {archive.sha256: archive for archive in _read_sources(PACKAGED_SOURCES)}
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def receipt(path: Path) -> Receipt | None:
+    """Return how the archive at ``path`` was downloaded.
+
+    Returns:
+        None where nothing is known: the receipt is missing, damaged or about another file.
+    """
+    with suppress(OSError, ValueError, TypeError):
+        found = Receipt(**json.loads(_receipt_path(path).read_text(encoding="utf-8")))
+        if found.bytes == path.stat().st_size and found.sha256 == sha256(path):
+            return found
+    return None
+
+
+def fetch(
+    name: str | None = None,
+    *,
+    mirrors: Sequence[str] = (),
+    folder: Path | None = None,
+    patience: Patience = _PATIENCE,
+) -> Path:
+    """Download an archive, or go on with a download, unless it is already there.
+
+    Sources are asked in turn, and again, until the archive is whole; one that fails, stalls or is
+    slow is left for the next. Notebook 01 introduces it.
+
+    Args:
+        name: File name of a known archive, None for the default one.
+        mirrors: URLs to try first, each of an archive or, with ``/`` at its end, of its folder.
+            Where ``name`` is None, the one they name is meant.
+        folder: Where to put the archive, None for ``paths.data_dir()``.
+        patience: How long sources may take.
+
+    Returns:
+        Path of the archive, its SHA-256 checked.
+
+    Raises:
+        ParameterError: The name is unknown, or a mirror is not the URL of one archive.
+        DataError: No source delivered the archive, the folder cannot be used, or another file has
+            the archive's name; the message says what to do.
+        KeyboardInterrupt: The user stopped it; the message says how much is kept.
+    """
+    archive = _chosen(name, mirrors)
+    urls = [url + archive.name if url.endswith("/") else url for url in mirrors]
+    folder = folder or paths.data_dir()
+    path = folder / archive.name
+    with _usable(folder, archive.bytes):
+        if _present(path, archive):
+            return path
+        partial = folder / ".downloads" / f"{archive.name}.{archive.sha256[:8]}.part"
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(partial.with_suffix(".lock"), archive.name):
+            if not _present(path, archive):
+                sources = [_Source(url) for url in dict.fromkeys((*urls, *archive.urls))]
+                with _Part(partial, archive.bytes) as part, _Reporter(part) as reporter:
+                    _Download(archive, part, sources, patience, reporter).run(path)
+    return path
+
+
+# Which archive, from where
+
+
+def _chosen(name: str | None, mirrors: Sequence[str]) -> Archive:
+    """Return the archive that is meant by a name or by the mirrors' last path parts."""
+    known = {archive.name: archive for archive in archives()}
+    for url in mirrors:
+        if problem := _url_problem(url):
+            raise ParameterError(f"mirror {url!r}: {problem}")
+    if name is not None and name not in known:
+        raise ParameterError(f"unknown archive {name!r}{nearest(name, list(known))}")
+    named = {urlsplit(url).path.rpartition("/")[2] for url in mirrors} & known.keys()
+    if name is None and len(named) > 1:
+        raise ParameterError(f"the mirrors are of different archives: {', '.join(sorted(named))}")
+    return known[name or next(iter(named), next(iter(known)))]
+
+
+def _url_problem(url: str) -> str | None:
+    """Return why a URL cannot be asked, None if it can."""
+    with suppress(ValueError):
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.hostname:
+            return None
+    return "expected a URL that starts with http:// or https:// and a host"
+
+
+def _read_sources(path: Path) -> list[Archive]:
+    """Read a list of archives and their sources, as ``sources.toml`` has it."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ParameterError(
+            f"cannot read {path}, the list of sources: {error.strerror}; correct "
+            "CIFAR_UTILS_MIRRORS or unset it"
+        ) from None
+    except ValueError as error:
+        raise ParameterError(f"{path} is not a TOML file: {error}; {_SEE}") from None
+    entries = content.pop("archive", None)
+    if content or not entries or not isinstance(entries, list):
+        raise ParameterError(
+            f"{path}: expected [[archive]] tables and nothing else, found "
+            f"{', '.join(content) or 'none'}; {_SEE}"
+        )
+    problems = [
+        f"{path}, archive {number}: {problem}; {_SEE}"
+        for number, entry in enumerate(entries, start=1)
+        if (problem := _entry_problem(entry))
+    ]
+    if problems:
+        raise ParameterError(problems[0])
+    names = [entry["name"] for entry in entries]
+    if len(set(names)) < len(names):
+        raise ParameterError(f"{path}: two archives have the same name; expected each once")
+    return [
+        Archive(**entry | {"urls": tuple(entry["urls"]), "sha256": entry["sha256"].lower()})
+        for entry in entries
+    ]
+
+
+_SEE = f"see {PACKAGED_SOURCES} for an example"
+_FIELDS = {"name": str, "layout": str, "bytes": int, "sha256": str, "urls": list}
+
+
+def _entry_problem(entry: Any) -> str | None:
+    """Return what is wrong with one table of the list of sources, None if nothing is."""
+    if not isinstance(entry, dict) or entry.keys() != _FIELDS.keys():
+        found = ", ".join(entry) if isinstance(entry, dict) else "no table"
+        return f"expected the fields {', '.join(_FIELDS)}, found {found}"
+    for field, kind in _FIELDS.items():
+        if type(entry[field]) is not kind:
+            return f"{field} is {entry[field]!r}, expected a {kind.__name__}"
+    if not re.fullmatch(r"\w[\w.+-]*", entry["name"]):
+        return f"name is {entry['name']!r}, expected a file name without folders and spaces"
+    if entry["layout"] not in FOLDERS:
+        return f"layout is {entry['layout']!r}{nearest(entry['layout'], list(FOLDERS))}"
+    if entry["bytes"] <= 0:
+        return f"bytes is {entry['bytes']}, expected the size of the archive"
+    if not re.fullmatch("[0-9a-fA-F]{64}", entry["sha256"]):
+        return f"sha256 is {entry['sha256']!r}, expected 64 hexadecimal digits"
+    if not entry["urls"]:
+        return "urls is empty, expected at least one"
+    for url in entry["urls"]:
+        if problem := _url_problem(url) if isinstance(url, str) else "expected a str":
+            return f"URL {url!r}: {problem}"
+    return None
+
+
+# The folder
+
+
+def _receipt_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
+
+
+def _present(path: Path, archive: Archive) -> bool:
+    """Return whether the archive is there; another file of its name is the user's, so an error."""
+    if not path.exists():
+        return False
+    size = path.stat().st_size
+    found = sha256(path) if path.is_file() else "a folder"
+    if (size, found) == (archive.bytes, archive.sha256):
+        return True
+    raise DataError(
+        f"{path} is not the archive of that name: found {size:,} bytes, sha256 {found}; expected "
+        f"{archive.bytes:,} bytes, sha256 {archive.sha256}; move it away, or choose another folder "
+        "with CIFAR_UTILS_DATA_DIR, and try again"
+    )
+
+
+@contextmanager
+def _usable(folder: Path, missing: int = 0) -> Iterator[None]:
+    """Turn an error of the file system into one that says what to do about the folder."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if error.errno in _FULL:
+            raise _no_room(folder, missing, error.strerror) from error
+        raise DataError(
+            f"cannot use the folder {folder}: {error.strerror or error}; expected one that you may "
+            "write to; choose it with CIFAR_UTILS_DATA_DIR"
+        ) from error
+
+
+def _no_room(folder: Path, missing: int, reason: str | None) -> DataError:
+    free = shutil.disk_usage(folder).free
+    return DataError(
+        f"no room for the archive in {folder}: {_megabytes(missing)} MB more are needed, "
+        f"{_megabytes(free)} MB are free ({reason}); make room, or choose a folder on another disk "
+        "with CIFAR_UTILS_DATA_DIR; the same command goes on from what is kept"
+    )
+
+
+@contextmanager
+def _locked(path: Path, name: str) -> Iterator[None]:
+    """Keep other processes from the same download; the system frees the lock of a dead one."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(
+            f"another process downloads {name}; waiting for it (Ctrl-C stops waiting)", flush=True
+        )
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class _Segment(NamedTuple):
+    """Bytes of the part from ``offset`` on, until the next segment, came from ``url``."""
+
+    offset: int
+    url: str
+    etag: str | None
+
+
+class _Part:
+    """The bytes received so far, and in a record beside them which source sent which of them.
+
+    A segment is recorded before its first byte is written, so that both fit after ``kill -9``.
+
+    Attributes:
+        length: Bytes that are there.
+        inherited: How many of them were there when the program started.
+    """
+
+    def __init__(self, path: Path, expected: int) -> None:
+        self.path, self.expected = path, expected
+        self._record = path.with_suffix(".json")
+        path.touch()
+        self._file = path.open("r+b", buffering=0)
+        self._segments = self._read_record()
+        self.length = self.inherited = path.stat().st_size
+        self.truncate(min(self.length, expected))
+
+    def __enter__(self) -> "_Part":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    @property
+    def missing(self) -> int:
+        return self.expected - self.length
+
+    def _read_record(self) -> list[_Segment]:
+        """Return the segments on record; one of unknown source if it is missing or damaged."""
+        with suppress(OSError, ValueError, TypeError):
+            found = [_Segment(*entry) for entry in json.loads(self._record.read_text("utf-8"))]
+            offsets = [segment.offset for segment in found]
+            texts = [text for _, url, etag in found for text in (url, etag or "")]
+            if (
+                offsets[:1] == [0]
+                and offsets == sorted(set(offsets))
+                and all(isinstance(text, str) for text in texts)
+            ):
+                return found
+        return [_Segment(0, "unknown", None)]
+
+    def _save(self) -> None:
+        runs.write_json(self._record, self._segments)
+
+    def progress(self) -> str:
+        """Return how much is there, such as ``43.1 of 170.5 MB``."""
+        return f"{_megabytes(self.length)} of {_megabytes(self.expected)} MB"
+
+    def sources(self) -> dict[str, int]:
+        """Return how many of the bytes came from which URL."""
+        ends = [segment.offset for segment in self._segments[1:]] + [self.length]
+        counts: dict[str, int] = {}
+        for segment, end in zip(self._segments, ends, strict=True):
+            counts[segment.url] = counts.get(segment.url, 0) + end - segment.offset
+        return counts
+
+    def etag(self, url: str) -> str | None:
+        """Return the entity tag of the file that the URL has sent bytes of, if it is known."""
+        return next((each.etag for each in reversed(self._segments) if each.url == url), None)
+
+    def write(self, offset: int, data: bytes, url: str, etag: str | None) -> None:
+        """Put bytes to their place, which begins at most where the part ends.
+
+        Bytes that are kept already are compared: equal ones are skipped; where they differ, the
+        part is cut and written anew from there.
+        """
+        with _usable(self.path.parent, self.missing):
+            self._file.seek(offset)
+            kept = self._file.read(min(len(data), self.length - offset))
+            if not data.startswith(kept):
+                kept = kept[: _first_difference(kept, data)]
+                self.truncate(offset + len(kept))
+            if rest := data[len(kept) :]:
+                self._append(rest, url, etag)
+
+    def _append(self, data: bytes, url: str, etag: str | None) -> None:
+        if not self._segments or self._segments[-1][1:] != (url, etag):
+            self._segments.append(_Segment(self.length, url, etag))
+            self._save()
+        self._file.seek(self.length)
+        while data:
+            written = self._file.write(data)
+            self.length += written
+            data = data[written:]
+
+    def truncate(self, length: int) -> None:
+        """Forget what is kept from ``length`` on."""
+        self._file.truncate(length)
+        self.length, self.inherited = length, min(self.inherited, length)
+        gone = [segment for segment in self._segments if segment.offset >= length]
+        del self._segments[len(self._segments) - len(gone) :]
+        if gone:
+            self._save()
+
+    def finish(self, path: Path) -> None:
+        """Give the part, on disk for certain, its final name."""
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self.path.replace(path)
+        self._record.unlink(missing_ok=True)
+
+
+def _first_difference(one: bytes, other: bytes) -> int:
+    """Return the offset of the first byte that differs, else the length of the shorter."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+# Asking a source
+
+
+class _LeftError(Exception):
+    """Why a source is left for the next one.
+
+    Args:
+        reason: For people.
+        for_good: Asking it again is pointless.
+        whole: It is to be asked for the whole file, not for a range.
+        wait: Seconds before which it is not to be asked again.
+    """
+
+    def __init__(
+        self, reason: str, *, for_good: bool = False, whole: bool = False, wait: float = 0.0
+    ) -> None:
+        super().__init__(reason)
+        self.for_good, self.whole, self.wait = for_good, whole, wait
+
+
+class _Meter:
+    """Measures the speed of a source over windows of time that follow each other."""
+
+    def __init__(self, window: float) -> None:
+        self._window, self._start, self._count = window, time.monotonic(), 0
+        self._last: float | None = None
+
+    def add(self, count: int) -> float | None:
+        """Count bytes; where that ends a window, return its bytes per second."""
+        self._count += count
+        elapsed = time.monotonic() - self._start
+        if elapsed < self._window:
+            return None
+        self._last = self._count / elapsed
+        self._start, self._count = time.monotonic(), 0
+        return self._last
+
+    def latest(self) -> float:
+        """Return the bytes per second of the last window, or of all before the first has ended."""
+        elapsed = time.monotonic() - self._start
+        if self._last is None or elapsed >= self._window:
+            return self._count / max(elapsed, 1e-6)
+        return self._last
+
+
+class _Source:
+    """A URL, and what asking it has shown.
+
+    Attributes:
+        speed: Bytes per second when it was asked last, None before that.
+        due: Time (monotonic) before which it wants not to be asked.
+        ranges: Whether it may be asked for a range of the file.
+    """
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self.url = url
+        # Credentials and signed queries belong neither on the screen nor in a receipt.
+        self.label = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        self.host = parts.hostname or ""
+        self.said = "not asked"
+        self.dead, self.ranges = False, True
+        self.speed: float | None = None
+        self.due = 0.0
+
+    def left(self, error: _LeftError) -> None:
+        """Note why the source was left."""
+        self.said = str(error)
+        self.dead |= error.for_good or (error.whole and not self.ranges)
+        self.ranges &= not error.whole
+        self.due = time.monotonic() + error.wait
+
+
+class _Download:
+    """Fills one part from several sources, as many requests as it takes."""
+
+    def __init__(
+        self,
+        archive: Archive,
+        part: _Part,
+        sources: list[_Source],
+        patience: Patience,
+        reporter: "_Reporter",
+    ) -> None:
+        from requests import Session
+
+        self.archive, self.part, self.sources = archive, part, sources
+        self.patience, self.reporter = patience, reporter
+        self.session = Session()
+        self.session.max_redirects = _REDIRECTS
+        self.session.headers["User-Agent"] = f"cifar-utils/{__version__}"
+        # Any other encoding would be of other bytes than those that ranges and checksums count.
+        self.session.headers["Accept-Encoding"] = "identity"
+
+    def run(self, path: Path) -> None:
+        """Fetch what is missing, check everything and put it at ``path`` with its receipt."""
+        folder, part = path.parent, self.part
+        if part.missing and shutil.disk_usage(folder).free < part.missing + _SPARE_BYTES:
+            raise _no_room(folder, part.missing, "counted beforehand")
+        try:
+            with self.session:
+                self._fetch()
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"interrupted; {part.progress()} are kept; the same command goes on from there"
+            ) from None
+        record = Receipt(
+            archive=self.archive.name,
+            sha256=self.archive.sha256,
+            bytes=self.archive.bytes,
+            sources=part.sources(),
+            fetched=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        part.finish(path)
+        runs.write_json(_receipt_path(path), record)
+        self.reporter.finish(path)
+
+    def _fetch(self) -> None:
+        """Fill the part until its SHA-256 is right.
+
+        A wrong sum over bytes of one source is its own. Over bytes of several it blames none of
+        them: everything is fetched afresh, from one source alone, and then from the next alone.
+        """
+        alone = False
+        while alive := self._alive(self.sources):
+            if alone:
+                del alive[1:]
+                self.part.truncate(0)
+            if not self._fill(alive):
+                if not alone:
+                    break
+                alive[0].dead = True
+                continue
+            found = sha256(self.part.path)
+            if found == self.archive.sha256:
+                return
+            self.reporter.say(f"what was received has the wrong sha256 {found}; starting afresh")
+            # What an earlier call left may be all that is wrong.
+            urls = [] if self.part.inherited else list(self.part.sources())
+            self.part.truncate(0)
+            alone |= len(urls) > 1
+            for source in self.sources:
+                if urls == [source.label]:
+                    source.left(_LeftError(f"sends a file of sha256 {found}", for_good=True))
+        raise self._failure()
+
+    def _failure(self) -> DataError:
+        said = "".join(f"\n  {source.label}: {source.said}" for source in self.sources)
+        path = self.part.path.parent.parent / self.archive.name
+        return DataError(
+            f"{self.archive.name} ({self.archive.bytes:,} bytes, sha256 {self.archive.sha256}) "
+            f"could not be downloaded; what each source said:{said}\n"
+            f"{self.part.progress()} are kept. What to do:\n"
+            "  try again later: the same command goes on from there\n"
+            "  name another source: cifar data fetch --mirror URL, or CIFAR_UTILS_MIRRORS=FILE\n"
+            f"  download the archive by other means and put it at {path}"
+        )
+
+    def _alive(self, group: list[_Source]) -> list[_Source]:
+        """Return the sources worth asking in the order to ask them: due ones, fast ones first."""
+        now = time.monotonic()
+        alive = [source for source in group if not source.dead]
+        return sorted(alive, key=lambda each: (max(each.due, now), -(each.speed or 0.0)))
+
+    def _fill(self, group: list[_Source]) -> bool:
+        """Ask the sources in turn; return whether the part is whole."""
+        fruitless, furthest = 0, self.part.length
+        while self.part.missing and fruitless < self.patience.rounds:
+            if not (alive := self._alive(group)):
+                return False
+            if fruitless:
+                longest = min(_LONGEST_WAIT, self.patience.backoff * 2 ** (fruitless - 1))
+                self._wait(longest * random.uniform(0.5, 1.0), "another round")
+            for source in alive:
+                self._ask(source, self._floor(source, group))
+                if not self.part.missing:
+                    return True
+            gained = self.part.length - furthest >= max(1, self.archive.bytes * _PROGRESS)
+            fruitless = 0 if gained else fruitless + 1
+            furthest = max(furthest, self.part.length)
+        return not self.part.missing
+
+    def _wait(self, seconds: float, purpose: str) -> None:
+        if seconds > 0:
+            self.reporter.say(f"waiting {seconds:.0f} s for {purpose}")
+            time.sleep(seconds)
+
+    def _floor(self, source: _Source, group: list[_Source]) -> float:
+        """Return the speed under which another source is likely to be faster than this one."""
+        speeds = (
+            # Half of it, so that two slow sources do not take turns.
+            self.patience.floor if other.speed is None else other.speed / 2
+            for other in group
+            if other is not source and not other.dead
+        )
+        return min(self.patience.floor, max(speeds, default=0.0))
+
+    def _ask(self, source: _Source, floor: float) -> None:
+        """Send one request and keep what comes; note why, where that is not all of it."""
+        from urllib3.exceptions import HTTPError
+
+        self._wait(source.due - time.monotonic(), source.host)
+        self.reporter.source(source.host)
+        source.speed = 0.0
+        try:
+            self._receive(source, floor)
+            return
+        except _LeftError as error:
+            source.left(error)
+        except (OSError, ValueError, HTTPError) as error:
+            source.left(_explained(error, self.patience))
+        self.reporter.left(f"{source.host}: {source.said}")
+
+    def _receive(self, source: _Source, floor: float) -> None:
+        """Write the answer to one request into the part."""
+        part = self.part
+        with self._request(source) as response:
+            etag, offset = _strong_etag(response), _first_byte(response, part)
+            # Some servers do not know If-Range.
+            if response.status_code == 206 and part.etag(source.label) not in (None, etag):
+                raise _LeftError("has another file now", whole=True)
+            meter = _Meter(self.patience.window)
+            try:
+                for data in _body(response, offset, part.expected):
+                    part.write(offset, data, source.label, etag)
+                    offset += len(data)
+                    self.reporter.moved()
+                    speed = meter.add(len(data))
+                    if speed is not None and speed < floor and part.missing:
+                        raise _LeftError(f"{_rate(speed)}, under {_rate(floor)}")
+            finally:
+                source.speed = meter.latest()
+
+    def _request(self, source: _Source) -> "Response":
+        """Ask for what is missing, but for the whole file if it is another one by now."""
+        headers = {}
+        if self.part.length and source.ranges:
+            headers["Range"] = f"bytes={self.part.length}-"
+            if etag := self.part.etag(source.label):
+                headers["If-Range"] = etag
+        timeouts = (self.patience.connect, self.patience.stall)
+        return self.session.get(source.url, headers=headers, stream=True, timeout=timeouts)
+
+
+def _first_byte(response: "Response", part: _Part) -> int:
+    """Return where in the archive a body begins; refuse one that cannot be the archive's."""
+    status, headers, expected = response.status_code, response.headers, part.expected
+    if status == 416:
+        raise _LeftError("416: cannot go on from there", whole=True)
+    if status not in (200, 206):
+        raise _LeftError(
+            f"{status} {client.responses.get(status, '')}".rstrip(),
+            for_good=status < 500 and status not in _TRY_LATER,
+            wait=_retry_after(response),
+        )
+    if headers.get("Content-Type", "").startswith("text/html"):
+        raise _LeftError("sends a web page (is a login needed?)", for_good=True)
+    start, end, total = 0, expected - 1, headers.get("Content-Length", str(expected))
+    if status == 206:
+        found = re.fullmatch(
+            r"bytes (\d+)-(\d+)/(\d+|\*)", headers.get("Content-Range", "").strip()
+        )
+        if not found or int(found[1]) > part.length:
+            raise _LeftError("goes on at the wrong place", whole=True)
+        start, end, total = int(found[1]), int(found[2]), found[3]
+    length = headers.get("Content-Length", str(end - start + 1))
+    if total not in ("*", str(expected)) or length != str(end - start + 1):
+        raise _LeftError(
+            f"has a file of another length: {total} bytes, expected {expected}", for_good=True
+        )
+    return start
+
+
+def _body(response: "Response", offset: int, expected: int) -> Iterator[bytes]:
+    """Yield a body, which begins at ``offset`` of the archive, as it arrives, but never too much."""
+    if offset == 0:
+        data = response.raw.read(len(_GZIP), decode_content=False)
+        if data != _GZIP[: len(data)]:
+            raise _LeftError("sends something else than a gzip file", for_good=True)
+        yield data
+        offset = len(data)
+    while offset < expected:
+        # `read` would wait for a whole chunk: minutes, from a source that trickles.
+        data = response.raw.read1(min(_CHUNK, expected - offset), decode_content=False)
+        if not data:
+            raise _LeftError("ended its answer early")
+        yield data
+        offset += len(data)
+
+
+def _strong_etag(response: "Response") -> str | None:
+    """Return the entity tag that names exactly these bytes; a weak one (``W/``) does not."""
+    etag = response.headers.get("ETag", "")
+    return etag if etag.startswith('"') else None
+
+
+def _retry_after(response: "Response") -> float:
+    """Return the seconds that an answer asks to wait, at most 30."""
+    value = response.headers.get("Retry-After", "").strip()
+    seconds = 0.0
+    if value.isdecimal():
+        seconds = float(value)
+    elif value:
+        with suppress(ValueError):
+            seconds = parsedate_to_datetime(value).timestamp() - time.time()
+    return min(max(seconds, 0.0), _LONGEST_WAIT)
+
+
+def _nested(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and those it wraps, the outermost first."""
+    yield error
+    for inner in (error.__cause__, getattr(error, "reason", None), *error.args):
+        if isinstance(inner, BaseException):
+            yield from _nested(inner)
+
+
+def _explained(error: BaseException, patience: Patience) -> _LeftError:
+    """Return a failed request as a sentence for people."""
+    import requests
+    import urllib3
+
+    proxy = "the proxy that HTTPS_PROXY or HTTP_PROXY names refuses or does not answer"
+    certificate = (
+        "its certificate cannot be verified (REQUESTS_CA_BUNDLE names those of a company's proxy)"
+    )
+    sentences: list[tuple[type[BaseException], str, bool]] = [
+        (requests.TooManyRedirects, f"redirects more than {_REDIRECTS} times", True),
+        (requests.exceptions.InvalidSchema, str(error), True),
+        (requests.exceptions.ProxyError, proxy, False),
+        (ssl.SSLCertVerificationError, certificate, True),
+        (requests.exceptions.SSLError, "TLS, the encryption, failed", False),
+        (urllib3.exceptions.SSLError, "TLS, the encryption, failed", False),
+        (socket.gaierror, "its name is not known (is there a network?)", False),
+        (ConnectionRefusedError, "refuses the connection", False),
+        (requests.ConnectTimeout, f"no connection within {patience.connect:g} s", False),
+        (requests.ReadTimeout, f"no answer within {patience.stall:g} s", False),
+        (urllib3.exceptions.ReadTimeoutError, f"nothing came for {patience.stall:g} s", False),
+        (client.IncompleteRead, "closed the connection early", False),
+        (ConnectionError, "closed the connection", False),
+        (client.HTTPException, "answers with something else than HTTP", False),
+    ]
+    nested = list(_nested(error))
+    for kind, sentence, for_good in sentences:
+        if any(isinstance(each, kind) for each in nested):
+            return _LeftError(sentence, for_good=for_good)
+    innermost = nested[-1]
+    return _LeftError(f"cannot be asked: {getattr(innermost, 'strerror', None) or innermost}")
+
+
+# Saying how it goes
+
+
+def _megabytes(count: float) -> str:
+    return f"{count / 1e6:,.1f}"
+
+
+def _rate(speed: float) -> str:
+    return f"{speed / 1e6:,.1f} MB/s" if speed >= 1e6 else f"{speed / 1e3:,.0f} kB/s"
+
+
+class _Reporter:
+    """Says how a download goes: with a bar on a terminal, elsewhere with a line now and then."""
+
+    def __init__(self, part: _Part) -> None:
+        self._part, self._first = part, part.length
+        self._start = self._said = time.monotonic()
+        self._said_length = part.length
+        self._left = ""
+        self._bar = _bar(part) if sys.stdout.isatty() else None
+
+    def __enter__(self) -> "_Reporter":
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """Print a line, after why the last source was left if that has not been said yet."""
+        if self._left:
+            text, self._left = f"{self._left}; {text}", ""
+        if self._bar:
+            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(text, flush=True)
+
+    def source(self, host: str) -> None:
+        """Say which source is asked now."""
+        self.say(f"going on with {host} at {self._part.progress()}")
+        if self._bar:
+            self._bar.update(self._bar.task_ids[0], description=host)
+
+    def left(self, reason: str) -> None:
+        """Take note of why a source was left."""
+        self._left = reason
+
+    def moved(self) -> None:
+        """Show that there are more bytes now; without a terminal only once in a while."""
+        length, now = self._part.length, time.monotonic()
+        if self._bar:
+            self._bar.update(self._bar.task_ids[0], completed=length)
+        elif now - self._said >= _REPORT_SECONDS:
+            speed = max(1.0, (length - self._said_length) / (now - self._said))
+            left = self._part.missing / speed
+            print(f"{self._part.progress()}, {_rate(speed)}, about {left:,.0f} s left", flush=True)
+            self._said, self._said_length = now, length
+
+    def finish(self, path: Path) -> None:
+        """Say what was done, and how fast."""
+        count, seconds = self._part.length - self._first, time.monotonic() - self._start
+        speed = _rate(count / max(seconds, 1e-3))
+        self.say(f"{path}: {_megabytes(count)} MB in {seconds:.1f} s ({speed}), sha256 checked")
+
+
+def _bar(part: _Part) -> "Progress":
+    """Return a progress bar for a download."""
+    from rich import progress
+
+    bar = progress.Progress(
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(),
+        progress.DownloadColumn(),
+        progress.TransferSpeedColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    bar.add_task("", total=part.expected, completed=part.length)
+    return bar
