@@ -11,7 +11,16 @@ import time
 
 import numpy as np
 
-from cifar_utils import data, label_noise, near_duplicates, planted, runtime, synthetic
+from cifar_utils import (
+    data,
+    evaluation,
+    label_noise,
+    near_duplicates,
+    patches,
+    planted,
+    runtime,
+    synthetic,
+)
 from cifar_utils.data import Dataset, Split
 
 FILTERS = 256
@@ -90,6 +99,12 @@ def measure_real(dataset: Dataset) -> None:
         for row in pairs.to_dict("records")
     ]
     print(f"{np.mean(same):.2%} of the pairs share a class ({len(same) - sum(same)} do not).")
+    train, test = dataset.train, dataset.test
+    logits = patches.quick_logits(train.images, train.labels, test.images, filters=FILTERS)
+    seen = np.isin(np.arange(len(test)), leaked)
+    for name, chosen in (("all", ~seen | seen), ("without these", ~seen), ("only these", seen)):
+        found = evaluation.accuracy(logits[chosen], test.labels[chosen])
+        print(f"Quick classifier, test images, {name}: {found}, n = {chosen.sum():,}")
 
 
 def main() -> None:

@@ -5,10 +5,13 @@ usage: python benchmarks/data_loading.py PATH
 PATH is an archive or an unpacked one; its images are packed as in the official python archive, and
 both sides read that. Every figure is from a new process, the sides taking turns. Ours begins with
 an empty cache; Keras begins with the archive where its download would have put it, and runs its own
-code (hashing, unpacking to disk, reading) with only its hard-coded checksum replaced. Times leave
-out starting Python and importing. Memory is the peak resident size above that just before the load:
-for ours over the interpreter with `cifar_utils.data`, for Keras over the much larger one after
-`import keras`. It is read from /proc, so this needs Linux.
+code (hashing, unpacking to disk, reading) with only its hard-coded checksum replaced.
+
+The two do not give the same: ours has also split, fingerprinted and cached the images after its
+first load, and a later load maps them, so that they are read when they are used. Times leave out
+starting Python and importing. Memory is the peak resident size above that just before the load: for
+ours over the interpreter with `cifar_utils.data`, for Keras over the much larger one after `import
+keras`. It is read from /proc, so this needs Linux.
 """
 
 import argparse
