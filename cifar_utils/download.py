@@ -18,7 +18,7 @@ import ssl
 import sys
 import time
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -46,7 +46,7 @@ _REDIRECTS = 10
 _REPORT_SECONDS = 10.0
 # A round over the sources that brings less than this share of the archive has brought nothing, so
 # a source that sends a byte a connection cannot keep us busy for ever.
-_PROGRESS = 1 / 1000
+_PROGRESS = 1 / 10_000
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _TRY_LATER = {408, 425, 429}
 
@@ -159,7 +159,7 @@ def fetch(
     """Download an archive, or go on with a download, unless it is already there.
 
     Sources are asked in turn, and again, until the archive is whole; one that fails, stalls or is
-    slow is left for the next. Notebook 01 introduces it.
+    slow is left for the next.
 
     Args:
         name: File name of a known archive, None for the default one.
@@ -188,9 +188,9 @@ def fetch(
         partial.parent.mkdir(parents=True, exist_ok=True)
         with _locked(partial.with_suffix(".lock"), archive.name):
             if not _present(path, archive):
-                sources = [_Source(url) for url in dict.fromkeys((*urls, *archive.urls))]
                 with _Part(partial, archive.bytes) as part, _Reporter(part) as reporter:
-                    _Download(archive, part, sources, patience, reporter).run(path)
+                    urls += archive.urls
+                    _Download(archive, urls, part, patience, reporter).run(path)
     return path
 
 
@@ -237,13 +237,9 @@ def _read_sources(path: Path) -> list[Archive]:
             f"{path}: expected [[archive]] tables and nothing else, found "
             f"{', '.join(content) or 'none'}; {_SEE}"
         )
-    problems = [
-        f"{path}, archive {number}: {problem}; {_SEE}"
-        for number, entry in enumerate(entries, start=1)
-        if (problem := _entry_problem(entry))
-    ]
-    if problems:
-        raise ParameterError(problems[0])
+    for number, entry in enumerate(entries, start=1):
+        if problem := _entry_problem(entry):
+            raise ParameterError(f"{path}, archive {number}: {problem}; {_SEE}")
     names = [entry["name"] for entry in entries]
     if len(set(names)) < len(names):
         raise ParameterError(f"{path}: two archives have the same name; expected each once")
@@ -264,7 +260,7 @@ def _entry_problem(entry: Any) -> str | None:
         return f"expected the fields {', '.join(_FIELDS)}, found {found}"
     for field, kind in _FIELDS.items():
         if type(entry[field]) is not kind:
-            return f"{field} is {entry[field]!r}, expected a {kind.__name__}"
+            return f"{field} is {entry[field]!r}, expected {kind.__name__}"
     if not re.fullmatch(r"\w[\w.+-]*", entry["name"]):
         return f"name is {entry['name']!r}, expected a file name without folders and spaces"
     if entry["layout"] not in FOLDERS:
@@ -276,7 +272,7 @@ def _entry_problem(entry: Any) -> str | None:
     if not entry["urls"]:
         return "urls is empty, expected at least one"
     for url in entry["urls"]:
-        if problem := _url_problem(url) if isinstance(url, str) else "expected a str":
+        if problem := _url_problem(url) if isinstance(url, str) else "expected str":
             return f"URL {url!r}: {problem}"
     return None
 
@@ -292,15 +288,19 @@ def _present(path: Path, archive: Archive) -> bool:
     """Return whether the archive is there; another file of its name is the user's, so an error."""
     if not path.exists():
         return False
-    size = path.stat().st_size
-    found = sha256(path) if path.is_file() else "a folder"
-    if (size, found) == (archive.bytes, archive.sha256):
+    expected, found = _identity(archive.bytes, archive.sha256), "a folder"
+    if path.is_file():
+        found = _identity(path.stat().st_size, sha256(path))
+    if found == expected:
         return True
     raise DataError(
-        f"{path} is not the archive of that name: found {size:,} bytes, sha256 {found}; expected "
-        f"{archive.bytes:,} bytes, sha256 {archive.sha256}; move it away, or choose another folder "
-        "with CIFAR_UTILS_DATA_DIR, and try again"
+        f"{path} is not the archive of that name: found {found}; expected {expected}; move it "
+        "away, or choose another folder with CIFAR_UTILS_DATA_DIR, and try again"
     )
+
+
+def _identity(size: int, digest: str) -> str:
+    return f"{size:,} bytes, sha256 {digest}"
 
 
 @contextmanager
@@ -388,13 +388,12 @@ class _Part:
         """Return the segments on record; one of unknown source if it is missing or damaged."""
         with suppress(OSError, ValueError, TypeError):
             found = [_Segment(*entry) for entry in json.loads(self._record.read_text("utf-8"))]
+            typed = all(
+                type(offset) is int and isinstance(url, str) and isinstance(etag, str | None)
+                for offset, url, etag in found
+            )
             offsets = [segment.offset for segment in found]
-            texts = [text for _, url, etag in found for text in (url, etag or "")]
-            if (
-                offsets[:1] == [0]
-                and offsets == sorted(set(offsets))
-                and all(isinstance(text, str) for text in texts)
-            ):
+            if typed and offsets[:1] == [0] and offsets == sorted(set(offsets)):
                 return found
         return [_Segment(0, "unknown", None)]
 
@@ -446,9 +445,9 @@ class _Part:
         """Forget what is kept from ``length`` on."""
         self._file.truncate(length)
         self.length, self.inherited = length, min(self.inherited, length)
-        gone = [segment for segment in self._segments if segment.offset >= length]
-        del self._segments[len(self._segments) - len(gone) :]
-        if gone:
+        kept = [segment for segment in self._segments if segment.offset < length]
+        if kept != self._segments:
+            self._segments = kept
             self._save()
 
     def finish(self, path: Path) -> None:
@@ -544,14 +543,15 @@ class _Download:
     def __init__(
         self,
         archive: Archive,
+        urls: Iterable[str],
         part: _Part,
-        sources: list[_Source],
         patience: Patience,
         reporter: "_Reporter",
     ) -> None:
         from requests import Session
 
-        self.archive, self.part, self.sources = archive, part, sources
+        self.archive, self.part = archive, part
+        self.sources = [_Source(url) for url in dict.fromkeys(urls)]
         self.patience, self.reporter = patience, reporter
         self.session = Session()
         self.session.max_redirects = _REDIRECTS
@@ -566,7 +566,7 @@ class _Download:
             raise _no_room(folder, part.missing, "counted beforehand")
         try:
             with self.session:
-                self._fetch()
+                self._fetch(path)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"interrupted; {part.progress()} are kept; the same command goes on from there"
@@ -582,7 +582,7 @@ class _Download:
         runs.write_json(_receipt_path(path), record)
         self.reporter.finish(path)
 
-    def _fetch(self) -> None:
+    def _fetch(self, path: Path) -> None:
         """Fill the part until its SHA-256 is right.
 
         A wrong sum over bytes of one source is its own. Over bytes of several it blames none of
@@ -609,14 +609,14 @@ class _Download:
             for source in self.sources:
                 if urls == [source.label]:
                     source.left(_LeftError(f"sends a file of sha256 {found}", for_good=True))
-        raise self._failure()
+        raise self._failure(path)
 
-    def _failure(self) -> DataError:
+    def _failure(self, path: Path) -> DataError:
         said = "".join(f"\n  {source.label}: {source.said}" for source in self.sources)
-        path = self.part.path.parent.parent / self.archive.name
+        expected = _identity(self.archive.bytes, self.archive.sha256)
         return DataError(
-            f"{self.archive.name} ({self.archive.bytes:,} bytes, sha256 {self.archive.sha256}) "
-            f"could not be downloaded; what each source said:{said}\n"
+            f"{self.archive.name} ({expected}) could not be downloaded; "
+            f"what each source said:{said}\n"
             f"{self.part.progress()} are kept. What to do:\n"
             "  try again later: the same command goes on from there\n"
             "  name another source: cifar data fetch --mirror URL, or CIFAR_UTILS_MIRRORS=FILE\n"
@@ -637,7 +637,7 @@ class _Download:
                 return False
             if fruitless:
                 longest = min(_LONGEST_WAIT, self.patience.backoff * 2 ** (fruitless - 1))
-                self._wait(longest * random.uniform(0.5, 1.0), "another round")
+                self._wait(longest * random.uniform(0.5, 1.0), "before asking again")
             for source in alive:
                 self._ask(source, self._floor(source, group))
                 if not self.part.missing:
@@ -649,7 +649,7 @@ class _Download:
 
     def _wait(self, seconds: float, purpose: str) -> None:
         if seconds > 0:
-            self.reporter.say(f"waiting {seconds:.0f} s for {purpose}")
+            self.reporter.say(f"waiting {seconds:.1f} s {purpose}")
             time.sleep(seconds)
 
     def _floor(self, source: _Source, group: list[_Source]) -> float:
@@ -666,7 +666,7 @@ class _Download:
         """Send one request and keep what comes; note why, where that is not all of it."""
         from urllib3.exceptions import HTTPError
 
-        self._wait(source.due - time.monotonic(), source.host)
+        self._wait(source.due - time.monotonic(), f"as {source.host} wants")
         self.reporter.source(source.host)
         source.speed = 0.0
         try:
@@ -683,15 +683,16 @@ class _Download:
         part = self.part
         with self._request(source) as response:
             etag, offset = _strong_etag(response), _first_byte(response, part)
+            known = part.etag(source.label)
             # Some servers do not know If-Range.
-            if response.status_code == 206 and part.etag(source.label) not in (None, etag):
+            if response.status_code == 206 and known and etag and known != etag:
                 raise _LeftError("has another file now", whole=True)
             meter = _Meter(self.patience.window)
             try:
                 for data in _body(response, offset, part.expected):
                     part.write(offset, data, source.label, etag)
                     offset += len(data)
-                    self.reporter.moved()
+                    self.reporter.received(len(data))
                     speed = meter.add(len(data))
                     if speed is not None and speed < floor and part.missing:
                         raise _LeftError(f"{_rate(speed)}, under {_rate(floor)}")
@@ -720,29 +721,29 @@ def _first_byte(response: "Response", part: _Part) -> int:
             for_good=status < 500 and status not in _TRY_LATER,
             wait=_retry_after(response),
         )
-    if headers.get("Content-Type", "").startswith("text/html"):
+    if headers.get("Content-Type", "").lower().startswith("text/html"):
         raise _LeftError("sends a web page (is a login needed?)", for_good=True)
-    start, end, total = 0, expected - 1, headers.get("Content-Length", str(expected))
+    length = headers.get("Content-Length", "")
+    start, end, total = 0, expected - 1, length or "*"
     if status == 206:
-        found = re.fullmatch(
-            r"bytes (\d+)-(\d+)/(\d+|\*)", headers.get("Content-Range", "").strip()
-        )
+        found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", headers.get("Content-Range", ""))
         if not found or int(found[1]) > part.length:
             raise _LeftError("goes on at the wrong place", whole=True)
         start, end, total = int(found[1]), int(found[2]), found[3]
-    length = headers.get("Content-Length", str(end - start + 1))
-    if total not in ("*", str(expected)) or length != str(end - start + 1):
-        raise _LeftError(
-            f"has a file of another length: {total} bytes, expected {expected}", for_good=True
-        )
+    if total not in ("*", str(expected)):
+        raise _LeftError(f"has {total} bytes, expected {expected}", for_good=True)
+    if length not in ("", str(end - start + 1)):
+        raise _LeftError(f"sends {length} bytes of bytes {start} to {end}", for_good=True)
     return start
 
 
 def _body(response: "Response", offset: int, expected: int) -> Iterator[bytes]:
-    """Yield a body, which begins at ``offset`` of the archive, as it arrives, but never too much."""
+    """Yield a body, which begins at ``offset``, as it arrives, up to the archive's end."""
     if offset == 0:
         data = response.raw.read(len(_GZIP), decode_content=False)
-        if data != _GZIP[: len(data)]:
+        if not data:
+            raise _LeftError("ended its answer early")
+        if not _GZIP.startswith(data):
             raise _LeftError("sends something else than a gzip file", for_good=True)
         yield data
         offset = len(data)
@@ -829,10 +830,10 @@ class _Reporter:
     """Says how a download goes: with a bar on a terminal, elsewhere with a line now and then."""
 
     def __init__(self, part: _Part) -> None:
-        self._part, self._first = part, part.length
-        self._start = self._said = time.monotonic()
-        self._said_length = part.length
-        self._left = ""
+        self._part, self._left, self._count = part, "", 0
+        self._start = time.monotonic()
+        # When and at which count the last line was printed.
+        self._last = self._start, 0
         self._bar = _bar(part) if sys.stdout.isatty() else None
 
     def __enter__(self) -> "_Reporter":
@@ -855,7 +856,8 @@ class _Reporter:
 
     def source(self, host: str) -> None:
         """Say which source is asked now."""
-        self.say(f"going on with {host} at {self._part.progress()}")
+        verb = "going on with" if self._part.length else "downloading from"
+        self.say(f"{verb} {host} at {self._part.progress()}")
         if self._bar:
             self._bar.update(self._bar.task_ids[0], description=host)
 
@@ -863,22 +865,24 @@ class _Reporter:
         """Take note of why a source was left."""
         self._left = reason
 
-    def moved(self) -> None:
-        """Show that there are more bytes now; without a terminal only once in a while."""
-        length, now = self._part.length, time.monotonic()
+    def received(self, count: int) -> None:
+        """Count bytes; show it, without a terminal only once in a while."""
+        self._count += count
+        now, (then, before) = time.monotonic(), self._last
         if self._bar:
-            self._bar.update(self._bar.task_ids[0], completed=length)
-        elif now - self._said >= _REPORT_SECONDS:
-            speed = max(1.0, (length - self._said_length) / (now - self._said))
-            left = self._part.missing / speed
-            print(f"{self._part.progress()}, {_rate(speed)}, about {left:,.0f} s left", flush=True)
-            self._said, self._said_length = now, length
+            self._bar.update(self._bar.task_ids[0], completed=self._part.length)
+        elif now - then >= _REPORT_SECONDS:
+            speed = (self._count - before) / (now - then)
+            seconds = self._part.missing / speed
+            self.say(f"{self._part.progress()}, {_rate(speed)}, about {seconds:,.0f} s left")
+            self._last = now, self._count
 
     def finish(self, path: Path) -> None:
         """Say what was done, and how fast."""
-        count, seconds = self._part.length - self._first, time.monotonic() - self._start
-        speed = _rate(count / max(seconds, 1e-3))
-        self.say(f"{path}: {_megabytes(count)} MB in {seconds:.1f} s ({speed}), sha256 checked")
+        seconds = time.monotonic() - self._start
+        speed = _rate(self._count / max(seconds, 1e-3))
+        received = f"{_megabytes(self._count)} MB received in {seconds:.1f} s ({speed})"
+        self.say(f"{path}: {received}, sha256 checked")
 
 
 def _bar(part: _Part) -> "Progress":

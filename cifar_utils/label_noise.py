@@ -42,7 +42,7 @@ def candidates(dataset: Dataset, *, filters: int = 256, seed: int = 0) -> pd.Dat
     splits = {"train": dataset.train, "validation": dataset.validation}
     labels = np.concatenate([split.labels for split in splits.values()])
     model = patches.network(dataset.train.images, filters=filters, seed=seed)
-    inputs = np.concatenate([patches.features(model, split.images) for split in splits.values()])
+    inputs = patches.features(model, np.concatenate([split.images for split in splits.values()]))
     probabilities = special.softmax(patches.fit(inputs, labels, seed=seed).held_out, axis=1)
     everyone = np.arange(len(labels))
     others = probabilities.copy()

@@ -91,13 +91,13 @@ def features(model: keras.Model, images: np.ndarray) -> np.ndarray:
     Returns:
         float16 ``(N, D)``.
     """
-    found = []
+    found = np.empty((len(images), model.output_shape[1]), np.float16)
     for start in range(0, len(images), _BATCH):
         part = images[start : start + _BATCH]
         # Called, not `predict`: that compiles each model anew, which takes longer than a small set.
         both = [ops.convert_to_numpy(model(turned)) for turned in (part, part[:, :, ::-1])]
-        found.append(((both[0] + both[1]) / 2).astype(np.float16))
-    return np.concatenate(found)
+        found[start : start + _BATCH] = (both[0] + both[1]) / 2
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +127,22 @@ class Classifier:
 
 
 def _standardised(inputs: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
-    return (inputs.astype(np.float32) - mean) / deviation
+    outputs = inputs.astype(np.float32)
+    outputs -= mean
+    outputs /= deviation
+    return outputs
+
+
+def _moments(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and standard deviation of each feature, float32 ``(D,)``, without a wide copy."""
+    sums, squares = np.zeros((2, inputs.shape[1]))
+    for start in range(0, len(inputs), 1000):
+        part = inputs[start : start + 1000].astype(np.float64)
+        sums += part.sum(axis=0)
+        squares += np.einsum("ij,ij->j", part, part)
+    mean = sums / len(inputs)
+    variance = (squares / len(inputs) - mean**2).clip(min=0)
+    return mean.astype(np.float32), np.sqrt(variance).astype(np.float32) + np.float32(1e-4)
 
 
 def _solve(products: np.ndarray, answers: np.ndarray, count: int, penalty: float) -> np.ndarray:
@@ -168,8 +183,7 @@ def fit(inputs: np.ndarray, labels: np.ndarray, *, folds: int = 5, seed: int = 0
         )
     order = np.random.default_rng(seed).permutation(len(labels))
     parts = np.array_split(order, folds)
-    mean = inputs.mean(axis=0, dtype=np.float64).astype(np.float32)
-    deviation = inputs.std(axis=0, dtype=np.float64).astype(np.float32) + np.float32(1e-4)
+    mean, deviation = _moments(inputs)
     targets = np.eye(len(CLASS_NAMES), dtype=np.float32)[labels] - 1 / np.float32(len(CLASS_NAMES))
 
     products, answers = [], []

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from cifar_utils import download
 
@@ -36,7 +37,7 @@ class Fault:
         page: A web page instead of the archive.
         ranges: ``right``; ``ignored`` (200 and everything); ``refused`` (416); ``late`` (206 that
             begins 100 bytes too late); ``early`` (206 with everything); ``total`` (of a file of
-            another length).
+            another length); ``blind`` (206 of a file that has changed, at any request).
         length: Bytes too many in Content-Length, None to send chunks without a length.
         etags: Entity tags, of one request after the other; the last one stays.
         rate: Share sent in a second.
@@ -104,6 +105,13 @@ SCENARIOS = (
     Scenario("everything is kept", (GOOD,), kept=1.0),
     Scenario("more than everything is kept", (GOOD,), kept=1.2),
     Scenario("a kept byte is wrong", (GOOD,), kept=0.5, kept_wrong=True, again=1.0),
+    Scenario(
+        "a kept byte is wrong, the range is ignored",
+        (Fault(ranges="ignored"),),
+        kept=0.5,
+        kept_wrong=True,
+        again=0.5,
+    ),
     # Speed
     Scenario("slow, another is fast", (Fault(rate=0.5), GOOD), again=0.1),
     Scenario("all are slow", (Fault(rate=0.4), Fault(rate=1.2), Fault(rate=0.4)), again=0.2),
@@ -156,6 +164,11 @@ SCENARIOS = (
         (Fault(cut=0.5, wrong=0.25, first=1, etags=('"one"', '"two"')),),
         again=0.5,
     ),
+    Scenario(
+        "new ETag, other bytes, 206 all the same",
+        (Fault(cut=0.5, wrong=0.25, first=1, etags=('"one"', '"two"'), ranges="blind"),),
+        again=None,
+    ),
     # Other bytes than the archive's
     Scenario("a wrong byte", (Fault(wrong=0.6), GOOD), again=1.0),
     Scenario(
@@ -165,6 +178,11 @@ SCENARIOS = (
         again=1.0,
     ),
     Scenario("a wrong byte, then cut", (Fault(wrong=0.2, cut=0.5, first=1), GOOD), again=1.0),
+    Scenario(
+        "a wrong byte and cut every time, another is only cut",
+        (Fault(wrong=0.2, cut=0.5), Fault(cut=0.6)),
+        again=2.0,
+    ),
     Scenario("zeros from half on", (Fault(zeros=0.5), GOOD), again=1.0),
     Scenario(
         "a web page instead",
@@ -209,6 +227,7 @@ class FaultyServer:
         self.content = content
         self.asked: list[Asked] = []
         self.closing = threading.Event()
+        self.released = threading.Event()  # ends all stalls, by closing the connections
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
@@ -223,6 +242,7 @@ class FaultyServer:
 
     def __exit__(self, *_: object) -> None:
         self.closing.set()
+        self.released.set()
         self._server.shutdown()
         self._server.server_close()
         self._closed_port.close()
@@ -255,7 +275,7 @@ class FaultyServer:
 
             def do_GET(self) -> None:
                 with owner._lock:
-                    asked = owner.asked[int(self.path.split("/")[1])]
+                    asked = owner.asked[int(urlsplit(self.path).path.split("/")[1])]
                     asked.requests.append(dict(self.headers))
                 self.close_connection = True
                 with suppress(OSError):  # the client has left
@@ -292,7 +312,7 @@ class _Answer:
     def send(self) -> None:
         fault, handler = self.fault, self.handler
         if fault.silent:
-            self.server.closing.wait(30)
+            self.server.released.wait(30)
         elif fault.garbage is not None:
             handler.wfile.write(fault.garbage)
         elif fault.location:
@@ -334,7 +354,8 @@ class _Answer:
     def _asked_start(self) -> int:
         """Return where the answer has to begin, 0 where the whole file has to be sent."""
         asked = self.handler.headers
-        changed = asked.get("If-Range", self.etag) != self.etag
+        blind = self.asked.fault.ranges == "blind"
+        changed = asked.get("If-Range", self.etag) != self.etag and not blind
         if self.fault.ranges == "ignored" or changed or "Range" not in asked:
             return 0
         return int(asked["Range"].removeprefix("bytes=").removesuffix("-"))
@@ -352,7 +373,7 @@ class _Answer:
             if fault.length is None:
                 self.handler.wfile.write(b"0\r\n\r\n")
         elif fault.stall is not None:
-            self.server.closing.wait(30)
+            self.server.released.wait(30)
         elif fault.reset is not None:
             linger = struct.pack("ii", 1, 0)
             self.handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
@@ -385,13 +406,13 @@ def write_part(folder: Path, archive: download.Archive, kept: bytes) -> Path:
 
 
 def prepare(scenario: Scenario, server: FaultyServer, folder: Path) -> download.Archive:
-    """Set up what a scenario begins with; the list of sources is ``sources.toml`` in ``folder``."""
+    """Set up what a scenario begins with; the list of sources is beside ``folder``."""
     archive = server.archive(*scenario.faults)
     folder.mkdir(parents=True, exist_ok=True)
-    write_sources(folder / "sources.toml", archive)
+    write_sources(folder.with_name("sources.toml"), archive)
     content = server.content
     kept = bytearray((content + content)[: int(scenario.kept * len(content))])
-    if scenario.kept_wrong:
+    if scenario.kept_wrong and kept:
         kept[len(kept) // 2] ^= 1
     if kept:
         write_part(folder, archive, kept)
