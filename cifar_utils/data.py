@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cifar_utils import archives, download, paths, planted, runs, synthetic
+from cifar_utils import archives, download, paths, planted, runs, sources, synthetic
 from cifar_utils.archives import CLASS_NAMES, IMAGE_SHAPE, PIXELS
 from cifar_utils.errors import DataError, ParameterError
 from cifar_utils.profiles import PROFILES, Profile
@@ -312,7 +312,7 @@ def _installed() -> Path | None:
     unpacked = next((folder for folder in [*folders, *loose] if folder.is_dir()), None)
     if unpacked:
         return unpacked
-    known = [*archives.ARCHIVES.values(), *(archive.name for archive in download.archives())]
+    known = [*archives.ARCHIVES.values(), *(archive.name for archive in sources.archives())]
     return next((home / name for name in known if (home / name).is_file()), None)
 
 
@@ -358,9 +358,9 @@ def _check_archive(source: archives.Source) -> Check:
     """Compare an archive with the known checksums; without one, read all of it."""
     path = source.path
     size, sha256 = path.stat().st_size, download.sha256(path)
-    if sha256 in download.official():
+    if sha256 in sources.official():
         return Check(path, size, "ok", "the official archive, by its sha256")
-    if sha256 in {archive.sha256 for archive in download.archives()}:
+    if sha256 in {archive.sha256 for archive in sources.archives()}:
         return Check(path, size, "ok", "as listed in CIFAR_UTILS_MIRRORS, by its sha256")
     cached = _open(_cache_folder(*_key(source)))
     if cached and cached.provenance.archive_sha256 != sha256:
@@ -555,7 +555,7 @@ def _build_files(source: archives.Source, folder: Path) -> None:
         labels[part] = batch.labels
         official &= batch.official
     sha256 = digest.hexdigest() if source.layout is None else None
-    official |= sha256 in download.official()
+    official |= sha256 in sources.official()
     receipt = download.receipt(source.path) if sha256 else None
     validation = (total - test) // 10
     order = np.arange(total)

@@ -17,7 +17,6 @@ import socket
 import ssl
 import sys
 import time
-import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -25,18 +24,15 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import client
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
-from cifar_utils import __version__, paths, runs
-from cifar_utils.archives import FOLDERS
+from cifar_utils import __version__, paths, runs, sources
 from cifar_utils.errors import DataError, ParameterError, nearest
 
 if TYPE_CHECKING:
     from requests import Response
     from rich.progress import Progress
-
-PACKAGED_SOURCES = Path(__file__).with_name("sources.toml")
 
 _CHUNK = 1 << 16
 _GZIP = b"\x1f\x8b"
@@ -49,25 +45,6 @@ _REPORT_SECONDS = 10.0
 _PROGRESS = 1 / 10_000
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _TRY_LATER = {408, 425, 429}
-
-
-@dataclass(frozen=True)
-class Archive:
-    """An archive that can be downloaded.
-
-    Attributes:
-        name: File name.
-        layout: ``python`` or ``binary``.
-        bytes: Size.
-        sha256: SHA-256 of the whole file, 64 hexadecimal digits.
-        urls: Where it can be had, the best source first.
-    """
-
-    name: str
-    layout: str
-    bytes: int
-    sha256: str
-    urls: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -113,21 +90,6 @@ class Receipt:
 
 
 _PATIENCE = Patience()
-
-
-def archives() -> list[Archive]:
-    """Return the archives that can be downloaded, the default one first.
-
-    Raises:
-        ParameterError: The file that ``CIFAR_UTILS_MIRRORS`` names cannot be used.
-    """
-    chosen = os.environ.get("CIFAR_UTILS_MIRRORS")
-    return _read_sources(Path(chosen).expanduser() if chosen else PACKAGED_SOURCES)
-
-
-def official() -> dict[str, Archive]:
-    """Return the official archives by SHA-256, whatever ``CIFAR_UTILS_MIRRORS`` says."""
-    return {archive.sha256: archive for archive in _read_sources(PACKAGED_SOURCES)}
 
 
 def sha256(path: Path) -> str:
@@ -197,11 +159,11 @@ def fetch(
 # Which archive, from where
 
 
-def _chosen(name: str | None, mirrors: Sequence[str]) -> Archive:
+def _chosen(name: str | None, mirrors: Sequence[str]) -> sources.Archive:
     """Return the archive that is meant by a name or by the mirrors' last path parts."""
-    known = {archive.name: archive for archive in archives()}
+    known = {archive.name: archive for archive in sources.archives()}
     for url in mirrors:
-        if problem := _url_problem(url):
+        if problem := sources.url_problem(url):
             raise ParameterError(f"mirror {url!r}: {problem}")
     if name is not None and name not in known:
         raise ParameterError(f"unknown archive {name!r}{nearest(name, list(known))}")
@@ -211,72 +173,6 @@ def _chosen(name: str | None, mirrors: Sequence[str]) -> Archive:
     return known[name or next(iter(named), next(iter(known)))]
 
 
-def _url_problem(url: str) -> str | None:
-    """Return why a URL cannot be asked, None if it can."""
-    with suppress(ValueError):
-        parts = urlsplit(url)
-        if parts.scheme in ("http", "https") and parts.hostname:
-            return None
-    return "expected a URL that starts with http:// or https:// and a host"
-
-
-def _read_sources(path: Path) -> list[Archive]:
-    """Read a list of archives and their sources, as ``sources.toml`` has it."""
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ParameterError(
-            f"cannot read {path}, the list of sources: {error.strerror}; correct "
-            "CIFAR_UTILS_MIRRORS or unset it"
-        ) from None
-    except ValueError as error:
-        raise ParameterError(f"{path} is not a TOML file: {error}; {_SEE}") from None
-    entries = content.pop("archive", None)
-    if content or not entries or not isinstance(entries, list):
-        raise ParameterError(
-            f"{path}: expected [[archive]] tables and nothing else, found "
-            f"{', '.join(content) or 'none'}; {_SEE}"
-        )
-    for number, entry in enumerate(entries, start=1):
-        if problem := _entry_problem(entry):
-            raise ParameterError(f"{path}, archive {number}: {problem}; {_SEE}")
-    names = [entry["name"] for entry in entries]
-    if len(set(names)) < len(names):
-        raise ParameterError(f"{path}: two archives have the same name; expected each once")
-    return [
-        Archive(**entry | {"urls": tuple(entry["urls"]), "sha256": entry["sha256"].lower()})
-        for entry in entries
-    ]
-
-
-_SEE = f"see {PACKAGED_SOURCES} for an example"
-_FIELDS = {"name": str, "layout": str, "bytes": int, "sha256": str, "urls": list}
-
-
-def _entry_problem(entry: Any) -> str | None:
-    """Return what is wrong with one table of the list of sources, None if nothing is."""
-    if not isinstance(entry, dict) or entry.keys() != _FIELDS.keys():
-        found = ", ".join(entry) if isinstance(entry, dict) else "no table"
-        return f"expected the fields {', '.join(_FIELDS)}, found {found}"
-    for field, kind in _FIELDS.items():
-        if type(entry[field]) is not kind:
-            return f"{field} is {entry[field]!r}, expected {kind.__name__}"
-    if not re.fullmatch(r"\w[\w.+-]*", entry["name"]):
-        return f"name is {entry['name']!r}, expected a file name without folders and spaces"
-    if entry["layout"] not in FOLDERS:
-        return f"layout is {entry['layout']!r}{nearest(entry['layout'], list(FOLDERS))}"
-    if entry["bytes"] <= 0:
-        return f"bytes is {entry['bytes']}, expected the size of the archive"
-    if not re.fullmatch("[0-9a-fA-F]{64}", entry["sha256"]):
-        return f"sha256 is {entry['sha256']!r}, expected 64 hexadecimal digits"
-    if not entry["urls"]:
-        return "urls is empty, expected at least one"
-    for url in entry["urls"]:
-        if problem := _url_problem(url) if isinstance(url, str) else "expected str":
-            return f"URL {url!r}: {problem}"
-    return None
-
-
 # The folder
 
 
@@ -284,7 +180,7 @@ def _receipt_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def _present(path: Path, archive: Archive) -> bool:
+def _present(path: Path, archive: sources.Archive) -> bool:
     """Return whether the archive is there; another file of its name is the user's, so an error."""
     if not path.exists():
         return False
@@ -542,7 +438,7 @@ class _Download:
 
     def __init__(
         self,
-        archive: Archive,
+        archive: sources.Archive,
         urls: Iterable[str],
         part: _Part,
         patience: Patience,

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from cifar_utils import download
+from cifar_utils import download, sources
 
 NAME = "pictures.tar.gz"
 PAGE = b"<!doctype html><title>Welcome to our Wi-Fi</title>"
@@ -179,8 +179,8 @@ SCENARIOS = (
     ),
     Scenario("a wrong byte, then cut", (Fault(wrong=0.2, cut=0.5, first=1), GOOD), again=1.0),
     Scenario(
-        "a wrong byte and cut every time, another is only cut",
-        (Fault(wrong=0.2, cut=0.5), Fault(cut=0.6)),
+        "zeros and cut every time, another is only cut",
+        (Fault(zeros=0.1, cut=0.5), Fault(cut=0.6)),
         again=2.0,
     ),
     Scenario("zeros from half on", (Fault(zeros=0.5), GOOD), again=1.0),
@@ -257,9 +257,9 @@ class FaultyServer:
         port = (self._closed_port if fault.refused else self._server.socket).getsockname()[1]
         return f"{fault.scheme}://127.0.0.1:{port}/{len(self.asked) - 1}/{NAME}"
 
-    def archive(self, *faults: Fault, name: str = NAME) -> download.Archive:
+    def archive(self, *faults: Fault, name: str = NAME) -> sources.Archive:
         """Return the archive with new sources."""
-        return download.Archive(
+        return sources.Archive(
             name=name,
             layout="python",
             bytes=len(self.content),
@@ -386,7 +386,7 @@ class _Answer:
             self.asked.sent += len(piece)
 
 
-def write_sources(path: Path, *archives: download.Archive) -> Path:
+def write_sources(path: Path, *archives: sources.Archive) -> Path:
     """Write archives as a list of sources, as ``CIFAR_UTILS_MIRRORS`` names it."""
     tables = (
         f'[[archive]]\nname = "{each.name}"\nlayout = "{each.layout}"\nbytes = {each.bytes}\n'
@@ -397,7 +397,7 @@ def write_sources(path: Path, *archives: download.Archive) -> Path:
     return path
 
 
-def write_part(folder: Path, archive: download.Archive, kept: bytes) -> Path:
+def write_part(folder: Path, archive: sources.Archive, kept: bytes) -> Path:
     """Put ``kept`` where an interrupted download of the archive would have left it."""
     path = folder / ".downloads" / f"{archive.name}.{archive.sha256[:8]}.part"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -405,7 +405,7 @@ def write_part(folder: Path, archive: download.Archive, kept: bytes) -> Path:
     return path
 
 
-def prepare(scenario: Scenario, server: FaultyServer, folder: Path) -> download.Archive:
+def prepare(scenario: Scenario, server: FaultyServer, folder: Path) -> sources.Archive:
     """Set up what a scenario begins with; the list of sources is beside ``folder``."""
     archive = server.archive(*scenario.faults)
     folder.mkdir(parents=True, exist_ok=True)

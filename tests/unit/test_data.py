@@ -21,7 +21,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cifar_utils import archives, data, download, paths, planted, runs, synthetic
+from cifar_utils import archives, data, download, paths, planted, runs, sources, synthetic
 from cifar_utils.errors import DataError, ParameterError
 from cifar_utils.profiles import PROFILES
 from tests.unit import fake_archives
@@ -432,7 +432,7 @@ def test_an_archive_is_official_by_its_own_checksum(tmp_path, layout, monkeypatc
     archive = packed(tmp_path / "images.tar.gz", layout)
     assert data.load(archive).provenance.kind == "modified"
     sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
-    monkeypatch.setattr(download, "official", lambda: {sha256: None})
+    monkeypatch.setattr(sources, "official", lambda: {sha256: None})
     monkeypatch.setattr(data, "CACHE_VERSION", "another")
     assert data.load(archive).provenance.kind == "official"
     archive.write_bytes(archive.read_bytes() + bytes(1))
@@ -1067,7 +1067,7 @@ def test_verify_an_archive(tmp_path, layout, monkeypatch):
     data.load(archive)
     assert states(archive) == {archive.name: "modified"} | CACHED
     sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
-    monkeypatch.setattr(download, "official", lambda: {sha256: None})
+    monkeypatch.setattr(sources, "official", lambda: {sha256: None})
     (check, *_) = data.verify(archive)
     assert (check.state, check.bytes) == ("ok", archive.stat().st_size)
     assert "official" in check.note

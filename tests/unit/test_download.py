@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cifar_utils import download
+from cifar_utils import download, sources
 from cifar_utils.errors import DataError, ParameterError
 from tests.unit import faulty_server
 from tests.unit.faulty_server import GOOD, NAME, SCENARIOS, Fault, FaultyServer, Scenario
@@ -32,7 +32,7 @@ PATIENCE = faulty_server.patience(len(CONTENT))
 SCRIPT = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from cifar_utils import download
+from cifar_utils import download, sources
 from cifar_utils.errors import CifarUtilsError
 try:
     print(download.fetch(patience=download.Patience(connect=1.0, stall=5.0, floor=0.0)))
@@ -271,7 +271,16 @@ def test_no_source_is_asked_for_ever(prepare, server, naps):
 def test_pauses_grow_and_are_never_the_same(prepare, naps):
     prepare(Fault(status=503))
     refused()
-    assert 0.5 * PATIENCE.backoff <= naps[0] <= PATIENCE.backoff < naps[1] <= 2 * PATIENCE.backoff
+    refused()
+    first, second = naps[:2]
+    assert 0.5 * PATIENCE.backoff <= first <= PATIENCE.backoff <= second <= 2 * PATIENCE.backoff
+    assert naps[2:] != naps[:2]
+
+
+def test_nobody_waits_for_one_source_while_another_may_be_asked(prepare, naps):
+    prepare(Fault(status=503, headers=(("Retry-After", "30"),)), Fault(status=500, first=1))
+    fetched()
+    assert sum(naps) <= PATIENCE.backoff
 
 
 @pytest.mark.parametrize(
@@ -550,6 +559,34 @@ def test_too_little_room_is_seen_beforehand(prepare, server, folder, monkeypatch
     assert len(kept(folder)) == len(CONTENT) // 2
 
 
+def test_a_complete_part_needs_no_more_room(prepare, folder, monkeypatch):
+    prepare(GOOD, kept=1.0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    assert is_right(fetched())
+
+
+def test_nothing_gets_its_name_before_it_is_on_disk(prepare, folder, monkeypatch):
+    def sync(_):
+        synced.append((folder / NAME).exists())
+
+    synced = []
+    prepare(GOOD)
+    monkeypatch.setattr(os, "fsync", sync)
+    fetched()
+    assert synced == [False]
+
+
+def test_a_write_that_takes_only_some_of_the_bytes(tmp_path):
+    with download._Part(tmp_path / "a.part", 10) as part:
+        file, write = part._file, part._file.write
+        part._file = SimpleNamespace(
+            write=lambda data: write(data[:3]), read=file.read, seek=file.seek, close=file.close
+        )
+        part.write(0, b"0123456789", "A", None)
+        assert part.missing == 0
+    assert (tmp_path / "a.part").read_bytes() == b"0123456789"
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
 def test_a_disk_that_fails_while_writing(prepare, server, folder, code):
     prepare(GOOD)
@@ -576,7 +613,7 @@ def test_a_limit_on_the_size_of_files(prepare, server, folder):
 
 def test_the_packaged_list(monkeypatch):
     monkeypatch.delenv("CIFAR_UTILS_MIRRORS", raising=False)
-    python, binary = download.archives()
+    python, binary = sources.archives()
     assert (python.name, python.layout, python.bytes) == (
         "cifar-10-python.tar.gz",
         "python",
@@ -589,14 +626,14 @@ def test_the_packaged_list(monkeypatch):
     )
     assert python.urls[0] == "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
     assert all(url.startswith("https://") for url in (*python.urls, *binary.urls))
-    assert download.official() == {python.sha256: python, binary.sha256: binary}
+    assert sources.official() == {python.sha256: python, binary.sha256: binary}
 
 
 def test_another_list_decides_nothing_about_official(prepare):
     archive = prepare(GOOD)
-    assert download.archives() == [archive]
-    assert archive.sha256 not in download.official()
-    assert len(download.official()) == 2
+    assert sources.archives() == [archive]
+    assert archive.sha256 not in sources.official()
+    assert len(sources.official()) == 2
 
 
 ENTRY = {
@@ -651,7 +688,7 @@ def test_a_list_with_mistakes(tmp_path, monkeypatch, text, expected):
     path.write_bytes(text.encode("latin-1"))
     monkeypatch.setenv("CIFAR_UTILS_MIRRORS", str(path))
     with pytest.raises(ParameterError) as caught:
-        download.archives()
+        sources.archives()
     assert str(path) in str(caught.value)
     assert expected in str(caught.value)
 
@@ -659,7 +696,7 @@ def test_a_list_with_mistakes(tmp_path, monkeypatch, text, expected):
 def test_a_list_that_is_missing(tmp_path, monkeypatch):
     monkeypatch.setenv("CIFAR_UTILS_MIRRORS", str(tmp_path / "none.toml"))
     with pytest.raises(ParameterError, match=r"No such file.*CIFAR_UTILS_MIRRORS"):
-        download.archives()
+        sources.archives()
 
 
 def test_a_mirror_goes_first(prepare, server, folder):
