@@ -2,7 +2,6 @@
 
 import ast
 import asyncio
-import fcntl
 import hashlib
 import json
 import math
@@ -19,6 +18,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from cifar_utils import data, paths, profiles, runs, runtime
 from cifar_utils.errors import ParameterError, RunError, nearest
@@ -535,14 +536,17 @@ def _alone(folder: Path) -> Iterator[None]:
     Raises:
         RunError: Another one is at it.
     """
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise RunError(
-                f"another `cifar run` is writing to {folder}; wait for it or choose another --run"
-            ) from error
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RunError(
+            f"another `cifar run` is writing to {folder}; wait for it or choose another --run"
+        ) from error
+    try:
         yield
+    finally:
+        lock.release()
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ PATIENCE = faulty_server.patience(len(CONTENT))
 SCRIPT = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from cifar_utils import download, sources
+from cifar_utils import download
 from cifar_utils.errors import CifarUtilsError
 try:
     print(download.fetch(patience=download.Patience(connect=1.0, stall=5.0, floor=0.0)))
