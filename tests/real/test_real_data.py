@@ -7,7 +7,7 @@ import tarfile
 import numpy as np
 import pytest
 
-from cifar_utils import archives, data
+from cifar_utils import archives, data, near_duplicates
 from cifar_utils.profiles import PROFILES
 
 pytestmark = pytest.mark.real_data
@@ -130,3 +130,30 @@ def test_loading_peaks_under_500_megabytes(real_folder, tmp_path, monkeypatch):
     bare, loaded = peak_megabytes(), peak_megabytes(real_folder)
     # The images alone are 184 MB: less would mean that nothing was measured.
     assert 184 < loaded - bare < 500
+
+
+@pytest.fixture(scope="module")
+def pairs(dataset):
+    return near_duplicates.find(dataset).pairs
+
+
+def test_about_as_many_test_images_leak_as_others_have_counted(dataset, pairs):
+    # 3.3% according to ciFAIR (arXiv 1902.00423), in train alone and judged more strictly.
+    assert 0.025 < len(near_duplicates.leaked(pairs)) / len(dataset.test) < 0.055
+
+
+def test_near_duplicates_share_their_class(dataset, pairs):
+    labels = {name: split.labels for name, split in dataset.splits().items()}
+    same = [
+        labels[row["split"]][row["index"]] == labels[row["other_split"]][row["other_index"]]
+        for row in pairs.to_dict("records")
+    ]
+    # The search does not know the labels; pairs of strangers would share one in ten.
+    assert sum(same) / len(same) > 0.99
+
+
+def test_the_most_frequent_picture_is_found_as_one_group(dataset, pairs):
+    largest = near_duplicates.groups(pairs)[0]
+    labels = {dataset.splits()[split].labels[index] for split, index in largest}
+    assert len(largest) > 40
+    assert [data.CLASS_NAMES[label] for label in labels] == ["automobile"]
