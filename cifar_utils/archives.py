@@ -7,14 +7,16 @@ only members named as the official files are looked into; pickles are read throu
 import gzip
 import hashlib
 import io
+import math
 import pickle
+import pickletools
 import shutil
 import tarfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 
@@ -60,6 +62,7 @@ OFFICIAL_MD5 = {
 MAX_MEMBERS = 100
 MAX_MEMBER_BYTES = 32_000_000
 MAX_TOTAL_BYTES = 200_000_000
+MAX_OPCODES = 200_000
 
 _PIECE = 1 << 18
 
@@ -68,7 +71,7 @@ _UNPACK_AGAIN = (
     "cifar data fetch"
 )
 
-# All that a pickled array needs, and nothing that can run code.
+# All that a pickled array needs; even these are only taken note of, never called.
 _PICKLE_GLOBALS = {
     ("_codecs", "encode"),
     ("numpy", "dtype"),
@@ -76,6 +79,7 @@ _PICKLE_GLOBALS = {
     ("numpy._core.multiarray", "_reconstruct"),
     ("numpy._core.numeric", "_frombuffer"),
 }
+_UINT8 = {"u1", "|u1", "uint8"}
 
 
 class Batch(NamedTuple):
@@ -330,6 +334,18 @@ def _layout_of(member: PurePosixPath) -> str | None:
     return None
 
 
+class _Header(tarfile.TarInfo):
+    """A member's header; one that says it has less than nothing would be read for ever.
+
+    That is CVE-2025-8194, which not every Python we support is rid of.
+    """
+
+    def _block(self, count: int) -> int:
+        if count < 0:
+            raise DataError(f"a member says that it has {count:,} bytes; do not trust the archive")
+        return super()._block(count)  # type: ignore[misc]
+
+
 def _check_member(member: tarfile.TarInfo) -> None:
     """Refuse what no official archive has, whether it would be read or not."""
     name = PurePosixPath(member.name)
@@ -385,7 +401,7 @@ def _packed(archive: Path, digest: "hashlib._Hash") -> Iterator[Batch]:
         gzip.open(_Hashed(file, digest)) as unpacked,
     ):
         stream = _Limited(unpacked)
-        with tarfile.open(fileobj=stream, mode="r|", bufsize=_PIECE) as tar:
+        with tarfile.open(fileobj=stream, mode="r|", bufsize=_PIECE, tarinfo=_Header) as tar:
             for layout, name, content in _members(tar):
                 layouts.add(layout)
                 if len(layouts) > 1:
@@ -419,23 +435,47 @@ def _looks_like(content: bytes) -> str:
     return ""
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Loads plain values and NumPy arrays; any other global in the file is refused."""
+class _Call:
+    """A global that a pickle names, and what it would have been called with."""
+
+    def __init__(self, name: str, arguments: tuple[Any, ...] = ()) -> None:
+        self.name, self.arguments, self.state = name, arguments, arguments
+
+    def __call__(self, *arguments: Any) -> "_Call | bytes":
+        if self.name == "encode":  # how Python 3 writes bytes for Python 2
+            return arguments[0].encode("latin-1")
+        return _Call(self.name, arguments)
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+class _RecordingUnpickler(pickle.Unpickler):
+    """Loads plain values; takes note of what makes an array, and refuses any other global.
+
+    NumPy's own ``__setstate__`` believes what a file says: it makes pointers of its bytes.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return an allowed global; NumPy 1 wrote ``numpy.core`` where NumPy 2 has ``_core``."""
+        """Return a stand-in; NumPy 1 wrote ``numpy.core`` where NumPy 2 has ``_core``."""
         current = module.replace("numpy.core.", "numpy._core.")
         if (current, name) not in _PICKLE_GLOBALS:
             raise pickle.UnpicklingError(
                 f"it asks for {module}.{name}, which no CIFAR-10 file needs; do not trust it"
             )
-        return super().find_class(current, name)
+        return _Call(name)
 
 
 def _unpickle(content: bytes, where: str) -> dict[str, Any]:
-    """Return the pickled dictionary in ``content`` with text keys."""
+    """Return the pickled dictionary in ``content`` with text keys, its arrays as ``_Call``."""
     try:
-        value = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(content)):
+            if count == MAX_OPCODES:
+                raise pickle.UnpicklingError(f"it has more than {MAX_OPCODES:,} instructions")
+            # The unpickler makes room for that many values before it sees that there are none.
+            if "PUT" in opcode.name and int(argument or 0) > len(content):
+                raise pickle.UnpicklingError(f"it numbers a value {argument}; do not trust it")
+        value = _RecordingUnpickler(io.BytesIO(content), encoding="bytes").load()
         # Python 2 wrote the keys of the official files as bytes; Python 3 writes text.
         return {key.decode() if isinstance(key, bytes) else key: value[key] for key in value}
     except Exception as error:  # a damaged pickle can raise anything
@@ -446,18 +486,28 @@ def _unpickle(content: bytes, where: str) -> dict[str, Any]:
         ) from error
 
 
+def _array(value: Any, where: str) -> np.ndarray:
+    """Return the uint8 array that a pickle describes."""
+    shape = (RECORDS_PER_FILE, PIXELS)
+    found = type(value).__name__
+    with suppress(AttributeError, TypeError, ValueError, UnicodeError):
+        if value.name == "_frombuffer":
+            raw, dtype, size, order = value.arguments
+        else:
+            _, size, dtype, order, raw = value.state
+        kind = dtype.arguments[0]
+        kind = kind.decode() if isinstance(kind, bytes) else kind
+        found = f"{np.dtype(kind)} {size}"
+        if kind in _UINT8 and size == shape and len(raw) == math.prod(shape):
+            ordered: Literal["C", "F"] = "F" if order in (True, "F") else "C"
+            return np.frombuffer(raw, np.uint8).reshape(shape, order=ordered)
+    raise DataError(f"'data' in {where} is {found}; expected uint8 {shape}")
+
+
 def _python_images(content: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the labels and planes in a python-layout file."""
     batch = _unpickle(content, where)
-    pixels, given = batch.get("data"), batch.get("labels")
-    shape = (RECORDS_PER_FILE, PIXELS)
-    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape != shape:
-        found = (
-            f"{pixels.dtype} {pixels.shape}"
-            if isinstance(pixels, np.ndarray)
-            else type(pixels).__name__
-        )
-        raise DataError(f"'data' in {where} is {found}; expected uint8 {shape}")
+    pixels, given = _array(batch.get("data"), where), batch.get("labels")
     if not isinstance(given, list) or not all(type(label) is int for label in given):
         raise DataError(
             f"'labels' in {where} is not a list of whole numbers but {type(given).__name__}; "

@@ -307,11 +307,13 @@ def _on_disk(source: str) -> str:
 def _installed() -> Path | None:
     """Return what there is in the data folder; of two the one that can prove official."""
     home = paths.data_dir()
-    folders = [home / name for name in archives.FOLDERS.values()]
-    loose = [home for layout in archives.FOLDERS if archives.Source(home, layout).exists()]
-    unpacked = next((folder for folder in [*folders, *loose] if folder.is_dir()), None)
-    if unpacked:
-        return unpacked
+    unpacked = [
+        *((home / name, layout) for layout, name in archives.FOLDERS.items()),
+        *((home, layout) for layout in archives.FOLDERS),
+    ]
+    for folder, layout in unpacked:
+        if archives.Source(folder, layout).exists():
+            return folder
     known = [*archives.ARCHIVES.values(), *(archive.name for archive in sources.archives())]
     return next((home / name for name in known if (home / name).is_file()), None)
 

@@ -38,6 +38,10 @@ _CHUNK = 1 << 16
 _GZIP = b"\x1f\x8b"
 _SPARE_BYTES = 10_000_000
 _LONGEST_WAIT = 30.0
+# A source that sent nothing may have been unlucky that often before a slow one is preferred to it.
+_CHANCES = 3
+# Bytes per second that even an only source has to deliver: a week for the archive, otherwise.
+_CRAWL = 1000.0
 _REDIRECTS = 10
 _REPORT_SECONDS = 10.0
 # A round over the sources that brings less than this share of the archive has brought nothing, so
@@ -62,7 +66,7 @@ class Patience:
     """
 
     connect: float = 5.0
-    stall: float = 10.0
+    stall: float = 6.0
     floor: float = 250_000.0
     window: float = 8.0
     rounds: int = 5
@@ -409,7 +413,8 @@ class _Source:
     """A URL, and what asking it has shown.
 
     Attributes:
-        speed: Bytes per second when it was asked last, None before that.
+        speed: Bytes per second when it was asked last, None if nothing came or before that.
+        failures: How often it was asked and nothing came.
         due: Time (monotonic) before which it wants not to be asked.
         ranges: Whether it may be asked for a range of the file.
     """
@@ -423,6 +428,7 @@ class _Source:
         self.said = "not asked"
         self.dead, self.ranges = False, True
         self.speed: float | None = None
+        self.failures = 0
         self.due = 0.0
 
     def left(self, error: _LeftError) -> None:
@@ -550,13 +556,14 @@ class _Download:
 
     def _floor(self, source: _Source, group: list[_Source]) -> float:
         """Return the speed under which another source is likely to be faster than this one."""
-        speeds = (
+        floor = self.patience.floor
+        speeds = [
             # Half of it, so that two slow sources do not take turns.
-            self.patience.floor if other.speed is None else other.speed / 2
+            other.speed / 2 if other.speed else floor * (other.failures < _CHANCES)
             for other in group
             if other is not source and not other.dead
-        )
-        return min(self.patience.floor, max(speeds, default=0.0))
+        ]
+        return max(min(floor, _CRAWL), min(floor, max(speeds, default=0.0)))
 
     def _ask(self, source: _Source, floor: float) -> None:
         """Send one request and keep what comes; note why, where that is not all of it."""
@@ -564,7 +571,7 @@ class _Download:
 
         self._wait(source.due - time.monotonic(), f"as {source.host} wants")
         self.reporter.source(source.host)
-        source.speed = 0.0
+        source.speed = None
         try:
             self._receive(source, floor)
             return
@@ -572,6 +579,7 @@ class _Download:
             source.left(error)
         except (OSError, ValueError, HTTPError) as error:
             source.left(_explained(error, self.patience))
+        source.failures += source.speed is None
         self.reporter.left(f"{source.host}: {source.said}")
 
     def _receive(self, source: _Source, floor: float) -> None:
@@ -593,7 +601,7 @@ class _Download:
                     if speed is not None and speed < floor and part.missing:
                         raise _LeftError(f"{_rate(speed)}, under {_rate(floor)}")
             finally:
-                source.speed = meter.latest()
+                source.speed = meter.latest() or None
 
     def _request(self, source: _Source) -> "Response":
         """Ask for what is missing, but for the whole file if it is another one by now."""

@@ -114,6 +114,9 @@ SCENARIOS = (
     ),
     # Speed
     Scenario("slow, another is fast", (Fault(rate=0.5), GOOD), again=0.1),
+    Scenario(
+        "slow, the fast one fails once", (Fault(rate=0.5), Fault(status=503, first=1)), again=0.1
+    ),
     Scenario("all are slow", (Fault(rate=0.4), Fault(rate=1.2), Fault(rate=0.4)), again=0.2),
     Scenario("the only one is slow", (Fault(rate=1.2),)),
     Scenario("trickles, another is fast", (Fault(rate=1e-5), GOOD), again=0.1),

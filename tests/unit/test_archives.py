@@ -2,6 +2,7 @@ import gzip
 import hashlib
 import os
 import pickle
+import struct
 import tarfile
 
 import numpy as np
@@ -342,6 +343,16 @@ def test_hostile_headers_end_in_an_error_of_ours(path, headers):
     refused(path)
 
 
+@pytest.mark.parametrize("size", [-1, -512, -513, -1024, -(2**40)])
+@pytest.mark.parametrize("kind", [b"0", b"x", b"g", b"L", b"K", b"S", b"q"])
+def test_a_member_of_less_than_nothing_is_refused(path, kind, size):
+    header = tarfile.TarInfo("data_batch_1")
+    header.type, header.size = kind, size
+    first = tarfile.TarInfo("readme.html").tobuf(tarfile.GNU_FORMAT)
+    path.write_bytes(gzip.compress(first + header.tobuf(tarfile.GNU_FORMAT) + bytes(2048)))
+    refused(path)
+
+
 @pytest.mark.parametrize("content", [b"", b"no tar" * 1000, bytes(10_000), b"<html>503</html>"])
 def test_gzip_of_something_else_is_refused(path, content):
     path.write_bytes(gzip.compress(content))
@@ -396,3 +407,40 @@ def test_both_archives_in_a_folder_are_ambiguous(tmp_path):
         DataError, match=r"holds both versions .*python\.tar\.gz and .*name the one"
     ):
         archives.find(tmp_path)
+
+
+def pointers():
+    """Return a pickle whose dtype says that the bytes of an array are pointers to objects."""
+
+    class Spelled:
+        def __init__(self, *parts):
+            self.parts = parts
+
+        def __reduce__(self):
+            return self.parts
+
+    dtype = Spelled(np.dtype, ("O8", False, True), (3, "|", None, None, None, -1, -1, 1))
+    rebuild = np.array([1]).__reduce__()[0]
+    state = (1, (2,), dtype, False, b"A" * 16)
+    return pickle.dumps({"data": Spelled(rebuild, (np.ndarray, (0,), b"b"), state)}, protocol=2)
+
+
+def test_a_pickle_cannot_make_pointers_of_its_bytes(tmp_path):
+    path = tmp_path / "data_batch_1"
+    path.write_bytes(pointers())
+    with pytest.raises(DataError, match="is object"):
+        archives.read_file(path, "python")
+
+
+def test_a_pickle_cannot_ask_for_more_memory_than_it_has_bytes(tmp_path):
+    path = tmp_path / "data_batch_1"
+    path.write_bytes(b"\x80\x02]r" + struct.pack("<I", 60_000_000) + b".")
+    with pytest.raises(DataError, match="numbers a value 60000000; do not trust it"):
+        archives.read_file(path, "python")
+
+
+def test_a_pickle_of_nothing_but_instructions_is_given_up_soon(tmp_path):
+    path = tmp_path / "data_batch_1"
+    path.write_bytes(b"\x80\x02" + b"N" * 1_000_000 + b".")
+    with pytest.raises(DataError, match="more than 200,000 instructions"):
+        archives.read_file(path, "python")

@@ -507,7 +507,7 @@ def test_a_cut_pickle_is_not_called_foreign(tmp_path):
     folder = write_python(tmp_path / "images", some_records())
     path = file_of(folder)
     path.write_bytes(path.read_bytes()[:5000])
-    assert "looks like" not in refused(folder, f"{path} is not a whole file", "truncated")
+    assert "looks like" not in refused(folder, f"{path} is not a whole file", "remain")
 
 
 def test_too_many_records(folder, layout):
