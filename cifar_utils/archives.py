@@ -63,6 +63,7 @@ MAX_MEMBERS = 100
 MAX_MEMBER_BYTES = 32_000_000
 MAX_TOTAL_BYTES = 200_000_000
 MAX_OPCODES = 200_000
+MAX_STATED_BYTES = 1 << 34
 
 _PIECE = 1 << 18
 
@@ -335,13 +336,14 @@ def _layout_of(member: PurePosixPath) -> str | None:
 
 
 class _Header(tarfile.TarInfo):
-    """A member's header; one that says it has less than nothing would be read for ever.
+    """A member's header, refused at once if its size is beyond all reason.
 
-    That is CVE-2025-8194, which not every Python we support is rid of.
+    tarfile skips a member block by block, also past the end of the file: for ever, if the header
+    says 2**60 bytes. Sizes below 0 are CVE-2025-8194.
     """
 
     def _block(self, count: int) -> int:
-        if count < 0:
+        if not 0 <= count <= MAX_STATED_BYTES:
             raise DataError(f"a member says that it has {count:,} bytes; do not trust the archive")
         return super()._block(count)  # type: ignore[misc]
 
