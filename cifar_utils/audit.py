@@ -1,4 +1,4 @@
-"""Data quality: is what arrived what it should be, and is any image in it twice?"""
+"""What is in a data set: quality checks, equal images, extremes, the look of classes, a map."""
 
 from hashlib import blake2b
 from itertools import combinations
@@ -32,32 +32,6 @@ def exact_duplicates(dataset: Dataset) -> pd.DataFrame:
     found = repeated[["split", "index"]]
     found.insert(0, "group", repeated["hash"].factorize()[0])
     return found.sort_values("group", kind="stable", ignore_index=True)
-
-
-def duplicate_images(
-    dataset: Dataset, duplicates: pd.DataFrame, groups: int = 5
-) -> dict[str, np.ndarray]:
-    """Return the first groups of equal images, ready for ``plots.gallery`` (notebook 01).
-
-    Args:
-        dataset: Where they were found.
-        duplicates: From ``exact_duplicates``.
-        groups: Most groups to return.
-
-    Returns:
-        For each group, a text with the place and the class of its images, to uint8
-        ``(N, 32, 32, 3)``.
-    """
-    splits = dataset.splits()
-    found = {}
-    for _, group in duplicates[duplicates["group"] < groups].groupby("group"):
-        places = list(zip(group["split"], group["index"], strict=True))
-        names = [CLASS_NAMES[splits[split].labels[index]] for split, index in places]
-        lines = [
-            f"{split} {index}: {name}" for (split, index), name in zip(places, names, strict=True)
-        ]
-        found["\n".join(lines)] = np.stack([splits[split].images[index] for split, index in places])
-    return found
 
 
 def _summary(split: Split) -> dict[str, float]:

@@ -19,7 +19,7 @@ from cifar_utils.data import CLASS_NAMES, Dataset
 from cifar_utils.errors import ParameterError
 
 THRESHOLD = 0.8
-"""Similarity from which on two images count as near-duplicates; docs/results.md says why."""
+"""Similarity from which on two images count as near-duplicates; see docs/results.md."""
 
 FINE, ROUGH = 16, 4
 COMPONENTS = 256
@@ -35,7 +35,8 @@ class Search:
     """What ``find`` found.
 
     Attributes:
-        pairs: A row for each pair of near-duplicates, the most similar first, in columns ``split``
+        pairs: A row for each pair found, the most similar first; a large group is linked through,
+            not listed with all of its pairs. In columns ``split``
             and ``index`` of one image, ``other_split`` and ``other_index`` of the other (the one of
             the later split, or the later one), ``similarity`` and ``mirrored``.
         nearest: For each split, float32 ``(N,)``: how similar each image is to the one most like

@@ -333,32 +333,6 @@ def class_counts(counts: dict[str, np.ndarray], names: tuple[str, ...]) -> Figur
     return figure
 
 
-def mean_images(images: np.ndarray, labels: np.ndarray, names: tuple[str, ...]) -> Figure:
-    """Draw the average of each class's images (notebook 01 introduces it).
-
-    Args:
-        images: uint8 ``(N, 32, 32, 3)``, read in chunks.
-        labels: int64 ``(N,)``, 0 to K - 1.
-        names: The K class names; a class without images is left grey.
-
-    Raises:
-        ParameterError: The arrays do not go with each other.
-    """
-    _check_images(images)
-    _check_labels(labels, images, names)
-    sums = np.zeros((len(names), math.prod(images.shape[1:])))
-    for start in range(0, len(images), _CHUNK):
-        pixels = images[start : start + _CHUNK].reshape(-1, sums.shape[1]).astype(np.float32)
-        members = labels[start : start + _CHUNK] == np.arange(len(names))[:, None]
-        # Exact in float32: a sum of at most 2,000 whole numbers up to 255 stays below 2**24.
-        sums += members.astype(np.float32) @ pixels
-    counts = np.bincount(labels, minlength=len(names))
-    means = np.full_like(sums, 238)
-    np.divide(sums, counts[:, None], out=means, where=counts[:, None] > 0)
-    drawn = np.rint(means).astype(np.uint8).reshape(len(names), *images.shape[1:])
-    return image_grid(drawn, list(names), scale=1.6)
-
-
 @_styled
 def mean_comparison(means: np.ndarray, names: tuple[str, ...]) -> Figure:
     """Draw how far apart the classes' mean images are, with these at the edges (notebook 01).

@@ -33,7 +33,6 @@ def test_clean_set_passes_every_check(dataset):
     assert table["ok"].all()
     assert table["check"].is_unique
     assert audit.exact_duplicates(dataset).empty
-    assert audit.duplicate_images(dataset, audit.exact_duplicates(dataset)) == {}
 
 
 def test_finds_planted_duplicates_and_only_those(dataset):
@@ -64,18 +63,6 @@ def test_duplicates_found_once_can_be_passed_on(dataset):
     found = audit.exact_duplicates(dataset)
     assert audit.quality(dataset, found).equals(audit.quality(dataset))
     assert audit.quality(dataset, found.head(0))["ok"].all()
-
-
-def test_duplicate_images_say_where_they_are(dataset):
-    dataset.test.images[12] = dataset.train.images[5]
-    dataset.train.images[9] = dataset.train.images[8]
-    found = audit.exact_duplicates(dataset)
-    shown = audit.duplicate_images(dataset, found)
-    assert list(shown) == ["train 5: dog\ntest 12: bird", "train 8: ship\ntrain 9: truck"]
-    for images in shown.values():
-        assert images.shape == (2, 32, 32, 3)
-        np.testing.assert_array_equal(images[0], images[1])
-    assert len(audit.duplicate_images(dataset, found, groups=1)) == 1
 
 
 def broken(dataset, **fields):

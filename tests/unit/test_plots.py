@@ -75,7 +75,6 @@ FIGURES = {
     "class_counts": lambda: plots.class_counts(
         {"train": np.full(10, 9), "test": LABELS[:10]}, NAMES
     ),
-    "mean_images": lambda: plots.mean_images(IMAGES, LABELS, NAMES),
     "intensity_histogram": lambda: plots.intensity_histogram(HISTOGRAM),
     "channel_histograms": lambda: plots.channel_histograms(HISTOGRAM),
     "learning_curves": lambda: plots.learning_curves({"cnn": history(6), "resnet": history(9)}),
@@ -322,17 +321,6 @@ def test_class_counts_writes_every_number():
     assert tuple(tick.get_text() for tick in figure.axes[0].get_yticklabels()) == NAMES
 
 
-@pytest.mark.parametrize("chunk", [5, 2000])
-def test_mean_images_are_the_means(monkeypatch, chunk):
-    monkeypatch.setattr(plots, "_CHUNK", chunk)
-    labels = LABELS % 4
-    figure = plots.mean_images(IMAGES, labels, NAMES)
-    for label in range(4):
-        expected = np.rint(IMAGES[labels == label].mean(axis=0))
-        np.testing.assert_array_equal(figure.axes[label].images[0].get_array(), expected)
-    assert (figure.axes[4].images[0].get_array() == 238).all()
-
-
 def test_histograms_write_their_means():
     histogram = np.zeros((3, 256), np.int64)
     histogram[0, 10], histogram[1, 20], histogram[2, [30, 60]] = 4, 4, 2
@@ -401,7 +389,6 @@ def test_bars_write_values_in_readable_units():
         (lambda: plots.image_grid(IMAGES, colors=["red"]), "1 colours for 12"),
         (lambda: plots.predictions(IMAGES, LABELS[:3], PROBABILITIES, NAMES), "3 labels for 12"),
         (lambda: plots.predictions(IMAGES, LABELS, PROBABILITIES[:3], NAMES), "3 rows of prob"),
-        (lambda: plots.mean_images(IMAGES, LABELS + 1, NAMES), "labels run from 1 to 10"),
         (lambda: plots.gallery({"flip": IMAGES[0]}), r"\(32, 32, 3\) as images"),
         (lambda: plots.image_pairs(IMAGES, IMAGES[:3], ["one"]), "3 second images for 12"),
         (lambda: plots.image_pairs(IMAGES, IMAGES, ["one"]), "1 titles for 12"),
