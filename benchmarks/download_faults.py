@@ -53,8 +53,8 @@ def main() -> None:
     print("|---|--:|---|--:|--:|")
     for scenario in faulty_server.SCENARIOS:
         happened, again, seconds = play(scenario, content)
-        share = f"{'at most ' if scenario.again is None else ''}{again:.0%}"
-        print(f"| {scenario.name} | {scenario.kept:.0%} | {happened} | {share} | {seconds:.2f} |")
+        fetched = f"{'at most ' if scenario.again is None else ''}{again * SIZE / 1e6:.1f} MB"
+        print(f"| {scenario.name} | {scenario.kept:.0%} | {happened} | {fetched} | {seconds:.2f} |")
 
 
 if __name__ == "__main__":

@@ -21,16 +21,6 @@ class WeightsError(CifarUtilsError):
     """Pretrained weights are missing or do not fit the network."""
 
 
-class MissingPackageError(CifarUtilsError):
-    """A package is missing that only an optional extra brings."""
-
-    def __init__(self, purpose: str, package: str, *, extra: str) -> None:
-        super().__init__(
-            f"{purpose} needs {package}, which is not installed; get it with: "
-            f"pip install 'cifar-utils[{extra}]'"
-        )
-
-
 def nearest(name: str, choices: list[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the choice closest to ``name``, and all the choices."""
     from difflib import get_close_matches

@@ -8,18 +8,18 @@ from scipy import special
 
 from cifar_utils import patches
 from cifar_utils.data import Dataset
-from cifar_utils.errors import MissingPackageError
 
 
 def candidates(dataset: Dataset, *, filters: int = 256, seed: int = 0) -> pd.DataFrame:
     """Rank the images of train and validation by how little their label suits them (notebook 01).
 
-    Each image is judged by a classifier that has not seen it (``patches``, five folds), and
-    cleanlab compares its judgement with the label (confident learning, Northcutt, Jiang and Chuang
-    2021). A candidate is one to look at: the classifier can be wrong too. Test is left alone.
+    Each image is judged by a classifier that has not seen it (``patches``, five folds), and ranked
+    by how much more probable another label is than its own. Which of them are counted as wrong,
+    cleanlab says (confident learning, Northcutt, Jiang and Chuang 2021), an optional extra. A
+    candidate is one to look at: the classifier can be wrong too. Test is left alone.
 
     Args:
-        dataset: The splits; train and validation together at least ten images a class.
+        dataset: The splits; train and validation together at least five images.
         filters: Size of the classifier, see ``patches.network``.
         seed: Which patches it has, and which image is in which fold.
 
@@ -27,18 +27,7 @@ def candidates(dataset: Dataset, *, filters: int = 256, seed: int = 0) -> pd.Dat
         A row an image, the most suspicious first, in columns ``split``, ``index``, ``given`` and
         ``suggested`` (labels), ``given_probability``, ``suggested_probability``, and ``issue``:
         whether cleanlab counts it among the wrong ones.
-
-    Raises:
-        MissingPackageError: cleanlab is not installed.
     """
-    try:
-        with warnings.catch_warnings():
-            # It imports tqdm's notebook bars, which complain where ipywidgets is not installed.
-            warnings.simplefilter("ignore")
-            from cleanlab.filter import find_label_issues
-            from cleanlab.rank import get_normalized_margin_for_each_label
-    except ImportError as error:
-        raise MissingPackageError("finding wrong labels", "cleanlab", extra="audit") from error
     splits = {"train": dataset.train, "validation": dataset.validation}
     labels = np.concatenate([split.labels for split in splits.values()])
     model = patches.network(dataset.train.images, filters=filters, seed=seed)
@@ -56,8 +45,24 @@ def candidates(dataset: Dataset, *, filters: int = 256, seed: int = 0) -> pd.Dat
             "suggested": suggested,
             "given_probability": probabilities[everyone, labels],
             "suggested_probability": probabilities[everyone, suggested],
-            "issue": find_label_issues(labels, probabilities, n_jobs=1),
+            "issue": _issues(labels, probabilities),
         }
     )
-    margin = get_normalized_margin_for_each_label(labels, probabilities)
+    margin = frame["given_probability"] - frame["suggested_probability"]
     return frame.iloc[np.argsort(margin, kind="stable")].reset_index(drop=True)
+
+
+def _issues(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Return which labels cleanlab counts as wrong, bool ``(N,)``; without it none."""
+    try:
+        with warnings.catch_warnings():
+            # It imports tqdm's notebook bars, which complain where ipywidgets is not installed.
+            warnings.simplefilter("ignore")
+            from cleanlab.filter import find_label_issues
+    except ImportError:
+        print(
+            "Note: cleanlab is not installed, so labels are ranked but none is counted as wrong; "
+            "get it with: pip install 'cifar-utils[audit]'"
+        )
+        return np.zeros(len(labels), bool)
+    return find_label_issues(labels, probabilities, n_jobs=1)

@@ -7,7 +7,6 @@ import pytest
 
 from cifar_utils import label_noise, planted, synthetic
 from cifar_utils.data import Dataset, Provenance, Split
-from cifar_utils.errors import MissingPackageError
 
 COUNTS = {"train": 1000, "validation": 200, "test": 50}
 
@@ -63,11 +62,16 @@ def test_columns_agree_with_each_other(
     assert 0 < ranked["issue"].sum() < 300
 
 
-def test_without_cleanlab_it_says_how_to_get_it(
-    faulty: tuple[Dataset, pd.DataFrame], monkeypatch: pytest.MonkeyPatch
+def test_without_cleanlab_the_ranking_is_the_same_and_it_says_how_to_get_it(
+    faulty: tuple[Dataset, pd.DataFrame],
+    ranked: pd.DataFrame,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "cleanlab"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "cleanlab", None)
-    with pytest.raises(MissingPackageError, match=r"pip install 'cifar-utils\[audit\]'"):
-        label_noise.candidates(faulty[0])
+    without = label_noise.candidates(faulty[0], filters=128)
+    assert "pip install 'cifar-utils[audit]'" in capsys.readouterr().out
+    assert not without["issue"].any()
+    assert without.head(20)["index"].tolist() == ranked.head(20)["index"].tolist()
