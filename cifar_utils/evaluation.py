@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from sklearn import metrics
 
-from cifar_utils.errors import CifarUtilsError
+from cifar_utils.errors import CifarUtilsError, ParameterError, nearest
 
 Z95 = 1.959963984540054
 """The normal quantile of a two-sided 95% interval."""
@@ -26,18 +26,48 @@ class Interval(NamedTuple):
         return f"{100 * self.value:.1f}% [{100 * self.low:.1f}, {100 * self.high:.1f}]"
 
 
-def predict_logits(model: keras.Model, images: np.ndarray, batch_size: int = 250) -> np.ndarray:
-    """Return the model's outputs.
+VIEWS: dict[str, dict[tuple[int, int, bool], float]] = {
+    "one": {(1, 1, False): 1.0},
+    "mirror": {(1, 1, False): 0.5, (1, 1, True): 0.5},
+    "crops": {
+        (row, row, mirrored): weight
+        for row, weight in ((1, 0.25), (0, 0.125), (2, 0.125))
+        for mirrored in (False, True)
+    },
+}
+"""Test-time augmentation: views of an image (row and column of the crop after one pixel of mirrored
+padding, mirrored or not) and the weight of each; ``crops`` is that of arXiv 2404.00498."""
+
+
+def predict_logits(
+    model: keras.Model, images: np.ndarray, batch_size: int = 250, *, views: str = "one"
+) -> np.ndarray:
+    """Return the model's outputs, averaged over several views of each image if asked for.
 
     Args:
         model: From uint8 ``(N, 32, 32, 3)`` images to ``(N, 10)`` logits.
         images: uint8 ``(N, 32, 32, 3)``.
         batch_size: Images at a time; changes speed and memory, not the result.
+        views: A key of ``VIEWS`` (notebook 03 introduces them).
 
     Returns:
         float32 ``(N, 10)``.
+
+    Raises:
+        ParameterError: No set of views has that name.
     """
-    return model.predict(images, batch_size=batch_size, verbose=0).astype(np.float32)
+    if views not in VIEWS:
+        raise ParameterError(f"unknown views {views!r}{nearest(views, list(VIEWS))}")
+    if views == "one":
+        return model.predict(images, batch_size=batch_size, verbose=0).astype(np.float32)
+    height, width = images.shape[1:3]
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    total = np.zeros((len(images), *model.output_shape[1:]), np.float32)
+    for (row, column, mirrored), weight in VIEWS[views].items():
+        view = padded[:, row : row + height, column : column + width]
+        view = view[:, :, ::-1] if mirrored else view
+        total += weight * model.predict(view, batch_size=batch_size, verbose=0)
+    return total
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 from hypothesis import given
@@ -5,7 +6,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from cifar_utils import evaluation
-from cifar_utils.errors import CifarUtilsError
+from cifar_utils.errors import CifarUtilsError, ParameterError
 
 NAMES = tuple("abcdefghij")
 
@@ -116,3 +117,29 @@ def test_shared_mistakes_counts_every_image_once():
     found = evaluation.shared_mistakes(logits, labels)
     assert found["images"].tolist() == [1, 1, 2]
     assert found["share"].sum() == 1
+
+
+def first_pixels():
+    """A model that returns an image's top left pixel three times over."""
+    images = keras.Input((32, 32, 3), dtype="uint8")
+    return keras.Model(images, keras.ops.cast(images, "float32")[:, 0, 0, :])
+
+
+def test_views_are_averaged_with_their_weights():
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    model = first_pixels()
+    one = evaluation.predict_logits(model, images)
+    np.testing.assert_array_equal(one, images[:, 0, 0])
+    mirror = evaluation.predict_logits(model, images, views="mirror")
+    np.testing.assert_allclose(mirror, (images[:, 0, 0] / 2 + images[:, 0, -1] / 2))
+    crops = evaluation.predict_logits(model, images, views="crops")
+    # The crop at (0, 0) begins one pixel outside, where the padding mirrors row and column 1; that
+    # at (2, 2) begins at row and column 1, and ends on the mirrored last but one.
+    corners = 2 * (images[:, 1, 1] / 8) + 2 * (images[:, 1, -2] / 8)
+    expected = images[:, 0, 0] / 4 + images[:, 0, -1] / 4 + corners
+    np.testing.assert_allclose(crops, expected)
+
+
+def test_views_without_a_name_are_refused():
+    with pytest.raises(ParameterError, match="did you mean 'crops'"):
+        evaluation.predict_logits(first_pixels(), np.zeros((1, 32, 32, 3), np.uint8), views="crop")

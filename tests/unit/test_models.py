@@ -20,9 +20,8 @@ def float32_policy():
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
 def test_takes_raw_pixels_and_gives_float32_logits(name, policy):
     keras.config.set_dtype_policy(policy)
-    model = models.build(name)
+    model = models.build(name, IMAGES)
     assert model.input.dtype == "uint8"
-    assert model.input.shape == (None, 32, 32, 3)
     outputs = model(IMAGES)
     assert keras.backend.standardize_dtype(outputs.dtype) == "float32"
     assert outputs.shape == (8, 10)
@@ -42,15 +41,77 @@ def test_baseline_is_the_tutorials_network():
     ]
 
 
+def test_baseline_takes_its_regularisation_by_name():
+    plain = models.baseline_cnn(dropout=False)
+    assert not [layer for layer in plain.layers if isinstance(layer, keras.layers.Dropout)]
+    assert not plain.losses
+    bound = models.baseline_cnn(dropout=False, l2=0.1)
+    kernels = [w for w in bound.trainable_weights if w.name == "kernel"][:-1]
+    expected = 0.1 * sum(float(np.square(np.asarray(kernel)).sum()) for kernel in kernels)
+    assert float(sum(bound.losses)) == pytest.approx(expected, rel=1e-4)
+    normal = models.baseline_cnn(batch_normalization=True)
+    names = [layer.name for layer in normal.layers]
+    order = ["block2_conv2", "block2_norm2", "block2_relu2", "block2_pool", "block2_dropout"]
+    assert names[names.index("block2_conv2") :][:5] == order
+    maps = keras.Model(normal.input, normal.get_layer("block2_conv2").output)(IMAGES)
+    assert np.asarray(maps).min() < 0, "normalised before the ReLU"
+
+
 def test_unknown_model_names_the_nearest():
     with pytest.raises(ParameterError, match="did you mean 'baseline_cnn'"):
         models.build("baselin_cnn")
 
 
-def test_saved_model_gives_the_same_numbers(tmp_path):
-    model = models.build("baseline_cnn")
+def test_the_fast_network_needs_training_images():
+    with pytest.raises(ParameterError, match=r"build\(\"fast_cnn\", train.images\)"):
+        models.build("fast_cnn")
+
+
+def test_whitening_makes_the_directions_of_real_patches_equally_strong():
+    smooth = np.repeat(np.repeat(IMAGES[:, :8, :8], 4, axis=1), 4, axis=2)
+    model = models.build("fast_cnn", smooth)
+    pixels = model.get_layer("normalization")(smooth)
+    whitened = np.asarray(model.get_layer("whitening")(pixels)).reshape(-1, 24)
+    np.testing.assert_allclose(whitened[:, :12], -whitened[:, 12:], atol=1e-4)
+    covariance = whitened[:, :12].T @ whitened[:, :12] / len(whitened)
+    np.testing.assert_allclose(covariance, np.diag(np.diag(covariance)), atol=0.01)
+    assert (np.diag(covariance) > 0.9).sum() >= 3
+    assert np.diag(covariance).max() < 1.01
+    assert not model.get_layer("whitening").trainable
+
+
+def test_convolutions_of_the_fast_network_begin_as_the_identity():
+    model = models.build("fast_cnn", IMAGES)
+    layer = model.get_layer("block2_conv2")
+    maps = np.random.default_rng(1).normal(size=(2, 6, 6, 256)).astype("float32")
+    np.testing.assert_allclose(np.asarray(layer(maps)), maps, atol=1e-5)
+
+
+def test_the_fast_network_takes_smaller_images():
+    model = models.build("fast_cnn", IMAGES)
+    assert model(IMAGES[:, :24, :24]).shape == (8, 10)
+
+
+def test_multiply_adds_are_counted_by_hand():
+    images = keras.Input((32, 32, 3))
+    x = keras.layers.Conv2D(4, 3, strides=2, padding="same")(images)
+    x = keras.layers.Dense(5)(keras.layers.Flatten()(x))
+    expected = 16 * 16 * 3 * 3 * 3 * 4 + 16 * 16 * 4 * 5
+    assert models.multiply_adds(keras.Model(images, x)) == expected
+
+
+def test_table_has_a_row_for_each_network():
+    table = models.table().set_index("model")
+    assert list(table.index) == list(models.MODELS)
+    assert table.loc["baseline_cnn", "parameters"] == 2_168_362
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_saved_model_gives_the_same_numbers_and_needs_no_code_of_ours(name, tmp_path):
+    model = models.build(name, IMAGES)
     models.save(model, tmp_path / "folder" / "model.keras")
     again = models.load(tmp_path / "folder" / "model.keras")
+    assert all(type(layer).__module__.startswith("keras.") for layer in again.layers)
     np.testing.assert_array_equal(
         again.predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0)
     )
@@ -62,11 +123,11 @@ def test_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     models.save(model, path)
     before = path.read_bytes()
 
-    def broken(partial):
+    def broken(self, partial):
         partial.write_bytes(b"half a file")
         raise OSError("disk full")
 
-    monkeypatch.setattr(model, "save", broken)
+    monkeypatch.setattr(keras.Model, "save", broken)
     with pytest.raises(OSError, match="disk full"):
         models.save(model, path)
     assert path.read_bytes() == before

@@ -1,0 +1,169 @@
+"""How quickly do networks train, and how good do they get?
+
+usage: python -m benchmarks.training step [--torch PYTHON] [--rounds 3]
+       python -m benchmarks.training fit DIR [--recipe fast] [--epochs N] [--seed 0]
+
+``step`` prints a Markdown table of images a second, one process a measurement, alternating. PYTHON
+is an interpreter that has PyTorch; it adds the same network there. ``fit`` trains on all 50,000
+training images in DIR, and prints one JSON object: the accuracy on the test images, which nothing
+was chosen by, after each epoch, the seconds until then without judging, and the peak memory.
+``benchmarks/airbench.py`` does the same for the recipe that this is held against.
+"""
+
+import argparse
+import dataclasses
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+STEPS = 6
+
+NETWORKS = {
+    "fast_cnn": "fast_cnn",
+    "fast_cnn, Keras's own layers": "fast_cnn stock",
+    "baseline_cnn": "baseline_cnn",
+    "baseline_cnn, float32, batch 64 (the tutorials)": "baseline_cnn tutorial",
+}
+
+
+def measure_step(kind: str, batch: int) -> dict:
+    """Return images a second of training steps on random images, the median of ``STEPS``."""
+    import keras
+
+    from cifar_utils import fused, models, recipes, runtime
+
+    name, *options = kind.split()
+    tutorial = "tutorial" in options
+    runtime.start(0, "float32" if tutorial else "auto")
+    batch = 64 if tutorial else batch
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (batch, 32, 32, 3), dtype=np.uint8)
+    targets = np.eye(10, dtype=np.float32)[generator.integers(0, 10, batch)]
+    model = models.build(name, images)
+    if "stock" in options:
+        model = fused.plain(model)
+    recipe = recipes.FAST if name == "fast_cnn" else recipes.TUTORIAL
+    model.compile(recipes.optimizer(recipe, 1000), keras.losses.CategoricalCrossentropy(True))
+    seconds = []
+    repeats = max(1, 500 // batch)
+    for _ in range(STEPS + 2):
+        started = time.perf_counter()
+        for _ in range(repeats):
+            model.train_on_batch(images, targets)
+        seconds.append((time.perf_counter() - started) / repeats)
+    return {"images_per_second": batch / statistics.median(seconds[2:])}
+
+
+def measure_fit(folder: str, name: str, epochs: int | None, seed: int) -> dict:
+    """Train by a recipe on train and validation images; judge on the test images."""
+    from cifar_utils import data, evaluation, models, recipes, runtime, training
+    from cifar_utils.data import Split
+
+    recipe, network = {
+        "fast": (recipes.FAST, "fast_cnn"),
+        "tutorial": (recipes.TUTORIAL, "baseline_cnn"),
+    }[name]
+    if epochs:
+        recipe = dataclasses.replace(recipe, epochs=epochs)
+    session = runtime.start(seed, recipe.precision)
+    dataset = data.load(folder)
+    parts = (dataset.train, dataset.validation)
+    train = Split(
+        np.concatenate([part.images for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+    )
+    model = models.build(network, train.images)
+    fitted = training.fit(model, train, dataset.test, recipe, seed=seed)
+    history, test = fitted.history, dataset.test
+    scores = {
+        f"accuracy_{views}": evaluation.accuracy(
+            evaluation.predict_logits(model, test.images, views=views), test.labels
+        ).value
+        for views in ("one", "mirror", "crops")
+    }
+    return {
+        "recipe": name,
+        "seed": seed,
+        "epochs": len(history),
+        "seconds": round(history["train_seconds"].sum(), 1),
+        **scores,
+        "test_accuracy": history["val_accuracy"].round(4).tolist(),
+        "seconds_until": history["train_seconds"].cumsum().round(1).tolist(),
+        "data": dataset.provenance.kind,
+        "session": str(session),
+    }
+
+
+def compare_steps(torch: str | None, rounds: int, batch: int) -> None:
+    """Print a table of all networks, measured in turn, each in a process of its own."""
+    commands = {
+        title: [
+            sys.executable,
+            "-m",
+            "benchmarks.training",
+            "one-step",
+            kind,
+            "--batch",
+            str(batch),
+        ]
+        for title, kind in NETWORKS.items()
+    }
+    script = str(Path(__file__).with_name("airbench.py"))
+    for activation in ("relu", "gelu") if torch else ():
+        commands[f"the same network in PyTorch, {activation}"] = [
+            *(torch, script, "--throughput", "--activation", activation, "--batch", str(batch))
+        ]
+    found: dict[str, list[dict]] = {title: [] for title in commands}
+    for _ in range(rounds):
+        for title, command in commands.items():
+            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            found[title].append(json.loads(output.splitlines()[-1]))
+    reference = statistics.median(row["images_per_second"] for row in found["fast_cnn"])
+    print("| network | images a second (of each round) | fast_cnn against it | peak memory |")
+    print("|---|---|--:|--:|")
+    for title, rows in found.items():
+        rates = [row["images_per_second"] for row in rows]
+        each = ", ".join(f"{rate:,.0f}" for rate in rates)
+        memory = max(row["peak_memory_gib"] for row in rows)
+        ratio = reference / statistics.median(rates)
+        print(
+            f"| {title} | {statistics.median(rates):,.0f} ({each}) | {ratio:.2f} x | {memory} GiB |"
+        )
+
+
+def main() -> None:
+    """Measure what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    step = commands.add_parser("step")
+    step.add_argument("--torch", help="an interpreter with PyTorch")
+    step.add_argument("--rounds", type=int, default=3)
+    one = commands.add_parser("one-step")
+    one.add_argument("kind")
+    for command in (step, one):
+        command.add_argument("--batch", type=int, default=500)
+    fit = commands.add_parser("fit")
+    fit.add_argument("folder")
+    fit.add_argument("--recipe", default="fast", choices=("fast", "tutorial"))
+    fit.add_argument("--epochs", type=int)
+    fit.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    if options.command == "step":
+        compare_steps(options.torch, options.rounds, options.batch)
+        return
+    if options.command == "one-step":
+        found = measure_step(options.kind, options.batch)
+    else:
+        found = measure_fit(options.folder, options.recipe, options.epochs, options.seed)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(json.dumps({**found, "peak_memory_gib": round(peak, 2)}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+import keras
+import numpy as np
+import pytest
+
+from cifar_utils import fused
+
+GENERATOR = np.random.default_rng(0)
+
+
+def steps(layers, inputs, targets, count=3):
+    """Train a network of `layers` for a few steps; return its outputs and all its weights."""
+    keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy("float32")
+    model = keras.Sequential([keras.Input(inputs.shape[1:]), *layers()])
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    for _ in range(count):
+        model.train_on_batch(inputs, targets)
+    return model.predict(inputs, verbose=0), model.get_weights()
+
+
+@pytest.mark.parametrize("options", [{}, {"scale": False}, {"center": False, "momentum": 0.6}])
+def test_batch_normalization_trains_as_the_built_in_one(options):
+    inputs = GENERATOR.normal(3, 2, (64, 5, 5, 8)).astype("float32")
+    targets = GENERATOR.normal(size=inputs.shape).astype("float32")
+    ours = steps(lambda: [fused.BatchNormalization(**options)], inputs, targets)
+    theirs = steps(lambda: [keras.layers.BatchNormalization(**options)], inputs, targets)
+    # Ours averages the unbiased variance of a batch, as every framework but Keras does.
+    np.testing.assert_allclose(ours[0], theirs[0], atol=5e-3)
+    for mine, other in zip(ours[1], theirs[1], strict=True):
+        np.testing.assert_allclose(mine, other, rtol=2e-3, atol=1e-4)
+
+
+def test_frozen_batch_normalization_keeps_its_statistics():
+    layer = fused.BatchNormalization()
+    layer.trainable = False
+    inputs = GENERATOR.normal(3, 2, (16, 4, 4, 2)).astype("float32")
+    np.testing.assert_allclose(np.asarray(layer(inputs, training=True)), inputs, rtol=1e-3)
+    np.testing.assert_array_equal(np.asarray(layer.moving_mean), 0)
+
+
+@pytest.mark.parametrize("side", [3, 7, 12])
+@pytest.mark.parametrize("images", [3, 10])
+def test_convolution_trains_as_the_built_in_one(side, images):
+    inputs = GENERATOR.normal(size=(images, side, side, 6)).astype("float32")
+    targets = GENERATOR.normal(size=(images, side, side, 4)).astype("float32")
+    options = {"padding": "same", "use_bias": False}
+
+    def layers(kind):
+        return lambda: [kind(6, 3, **options), keras.layers.ReLU(), kind(4, 3, **options)]
+
+    ours = steps(layers(fused.Conv2D), inputs, targets)
+    theirs = steps(layers(keras.layers.Conv2D), inputs, targets)
+    np.testing.assert_allclose(ours[0], theirs[0], atol=1e-4)
+    for mine, other in zip(ours[1], theirs[1], strict=True):
+        np.testing.assert_allclose(mine, other, atol=1e-5)
+
+
+def test_plain_copy_has_built_in_layers_and_the_same_numbers():
+    images = keras.Input((6, 6, 3))
+    x = fused.Conv2D(4, 3, padding="same")(images)
+    x = fused.BatchNormalization()(x)
+    model = keras.Model(images, x)
+    model.compile("adam", "mse")
+    inputs = GENERATOR.normal(size=(8, 6, 6, 3)).astype("float32")
+    model.train_on_batch(inputs, np.zeros((8, 6, 6, 4)))
+    copy = fused.plain(model)
+    assert [type(layer) for layer in copy.layers[1:]] == [
+        keras.layers.Conv2D,
+        keras.layers.BatchNormalization,
+    ]
+    assert not copy.compiled
+    np.testing.assert_array_equal(copy.predict(inputs, verbose=0), model.predict(inputs, verbose=0))
