@@ -1,0 +1,109 @@
+"""What does augmentation cost, beside Keras's layers and as a share of a training step?
+
+usage: python benchmarks/augmentation.py [--batch 500] [--rounds 9]
+
+Prints a Markdown table: microseconds an image of every policy and of the Keras layer that comes
+closest (in float32, because some fail on other pixels; first call, then later ones), and the policy
+as a share of a training step. All are measured in turn, a round each; medians of later rounds.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import keras
+import numpy as np
+from keras import layers
+
+from cifar_utils import augment, models, runtime
+
+COMMON = {"seed": 0, "dtype": "float32"}
+RANGE = {"value_range": (0, 255), **COMMON}
+
+LAYERS: dict[str, Callable[[], keras.Layer]] = {
+    "flip": lambda: layers.RandomFlip("horizontal", **COMMON),
+    "shift": lambda: layers.RandomTranslation(4 / 32, 4 / 32, **COMMON),
+    "rotate": lambda: layers.RandomRotation(15 / 360, **COMMON),
+    "zoom": lambda: layers.RandomZoom(0.2, **COMMON),
+    "brightness": lambda: layers.RandomBrightness(0.3, **RANGE),
+    "contrast": lambda: layers.RandomContrast(0.4, **RANGE),
+    "erasing": lambda: layers.RandomErasing(0.5, **RANGE),
+    "mixup": lambda: layers.MixUp(0.4, **COMMON),
+    "cutmix": lambda: layers.CutMix(1.0, **COMMON),
+    "randaugment": lambda: layers.RandAugment(num_ops=2, factor=0.5, **RANGE),
+    "augmix": lambda: layers.AugMix(factor=0.3, **RANGE),
+}
+
+
+def policy_call(policy: augment.Policy, images: np.ndarray, targets: np.ndarray) -> Callable:
+    """Return a function that puts the batch through a policy."""
+    generator = np.random.default_rng(0)
+    return lambda: augment.apply(policy, images, targets, generator)
+
+
+def layer_call(layer: keras.Layer, images: np.ndarray, targets: np.ndarray) -> Callable:
+    """Return a function that puts the batch through a layer and waits for the pixels."""
+    mixes = isinstance(layer, layers.MixUp | layers.CutMix)
+    batch = {"images": images, "labels": targets} if mixes else images
+
+    def call() -> np.ndarray:
+        found = layer(batch, training=True)
+        return np.asarray(found["images"] if mixes else found)
+
+    return call
+
+
+def step_call(name: str, images: np.ndarray, targets: np.ndarray) -> Callable:
+    """Return a function that trains a network for one step."""
+    model = models.build(name, images)
+    model.compile("sgd", keras.losses.CategoricalCrossentropy(from_logits=True))
+    return lambda: model.train_on_batch(images, targets)
+
+
+def main() -> None:
+    """Measure what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, default=500)
+    parser.add_argument("--rounds", type=int, default=9)
+    options = parser.parse_args()
+    if options.rounds < 2:
+        parser.error("--rounds must be 2 or more: the first is the first call, which is slower")
+    print(f"{runtime.start(0)}, batches of {options.batch}\n")
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (options.batch, 32, 32, 3), dtype=np.uint8)
+    targets = np.eye(10, dtype=np.float32)[generator.integers(0, 10, options.batch)]
+    calls = {
+        ("policy", name): policy_call(policy, images, targets)
+        for name, policy in augment.POLICIES.items()
+    }
+    floats = images.astype(np.float32)
+    for name, layer in LAYERS.items():
+        calls["layer", name] = layer_call(layer(), floats, targets)
+    for name in models.MODELS:
+        calls["step", name] = step_call(name, images, targets)
+    seconds: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
+    for _ in range(options.rounds):
+        for key, call in calls.items():
+            started = time.perf_counter()
+            call()
+            seconds[key].append(time.perf_counter() - started)
+    cost = {
+        key: 1e6 * statistics.median(times[1:]) / options.batch for key, times in seconds.items()
+    }
+    names = list(models.MODELS)
+    print("| policy | µs an image | Keras layer, first | Keras layer, later | ", end="")
+    print(" | ".join(f"share of a step of {name} ({cost['step', name]:.0f} µs)" for name in names))
+    print("|---" + "|--:" * (3 + len(names)) + "|")
+    for name in augment.POLICIES:
+        mine = cost["policy", name]
+        row = [name, f"{mine:.1f}", "", ""]
+        if name in LAYERS:
+            first = 1e6 * seconds["layer", name][0] / options.batch
+            row[2:] = [f"{first:.0f}", f"{cost['layer', name]:.0f}"]
+        row += [f"{mine / cost['step', network]:.1%}" for network in names]
+        print(f"| {' | '.join(row)} |")
+
+
+if __name__ == "__main__":
+    main()
