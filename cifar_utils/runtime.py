@@ -29,16 +29,19 @@ class Session:
         precision: The Keras dtype policy in force.
         backend: ``tensorflow`` or ``jax``, with its version.
         hardware: One line: processor or GPU.
+        devices: How many devices a training divides its batches among.
     """
 
     seed: int
     precision: str
     backend: str
     hardware: str
+    devices: int = 1
 
     def __str__(self) -> str:
         """Return the session on one line."""
-        return f"{self.backend} on {self.hardware}, {self.precision}, seed {self.seed}"
+        devices = f", {self.devices} devices" if self.devices > 1 else ""
+        return f"{self.backend} on {self.hardware}, {self.precision}, seed {self.seed}{devices}"
 
 
 @functools.cache
@@ -75,11 +78,12 @@ def has_gpu() -> bool:
 
     Looking takes seconds and may take hold of the GPU's memory for as long as the process lives. So
     nobody looks where ``nvidia-smi`` lists no GPU, and a child process does where this one has not
-    imported Keras: the command ``cifar`` must leave the GPU to its notebooks.
+    imported Keras: the command ``cifar`` must leave the GPU to its notebooks. A child also looks
+    where there are several hosts, which have to meet before JAX is asked for anything.
     """
     if not gpus():
         return False
-    if "keras" in sys.modules:
+    if "keras" in sys.modules and not os.environ.get("KERAS_DISTRIBUTION_JOB_ADDRESSES"):
         return backend_has_gpu()
     look = "from cifar_utils import runtime; raise SystemExit(not runtime.backend_has_gpu())"
     return subprocess.run([sys.executable, "-c", look], capture_output=True).returncode == 0
@@ -105,11 +109,16 @@ def cores() -> int:
 
 
 def hardware() -> str:
-    """Return the hardware a result was made on, such as ``2 cores of AMD EPYC``."""
-    if has_gpu():
-        names = [gpu.name for gpu in gpus()]
-        return names[0] if len(names) == 1 else f"{len(names)} x {names[0]}"
-    return f"{cores()} cores of {_processor()}"
+    """Return the hardware a result was made on, such as ``2 cores of AMD EPYC``.
+
+    GPUs that ``CIFAR_UTILS_DEVICES`` leaves out do not count. Of several hosts it is this one's.
+    """
+    if not has_gpu():
+        return f"{cores()} cores of {_processor()}"
+    names = [gpu.name for gpu in gpus()]
+    limit = os.environ.get("CIFAR_UTILS_DEVICES", "")
+    count = min(len(names), int(limit)) if limit.isdecimal() else len(names)
+    return f"{count} x {names[0]}" if count > 1 else names[0]
 
 
 def precision() -> str:
@@ -139,23 +148,33 @@ def versions() -> dict[str, str]:
     return found
 
 
-def start(seed: int, policy: str = "auto") -> Session:
-    """Seed Python, NumPy and the backend, and set the precision (notebook 02 introduces it).
+def start(seed: int, policy: str = "auto", devices: int | str = "auto") -> Session:
+    """Seed Python, NumPy and the backend, set precision and devices (notebook 02 introduces it).
 
     Args:
         seed: Non-negative integer; the same seed on the same machine gives the same results.
         policy: A Keras dtype policy, or ``auto`` for what ``precision`` says.
+        devices: How many devices train a model together, or ``auto`` for all GPUs, those of all
+            hosts if there are several; see ``distribution.start``.
 
     Returns:
         What was set up, to be printed.
+
+    Raises:
+        ParameterError: There are not as many devices.
+        CifarUtilsError: There are several hosts, and they could not meet.
     """
     import keras
+
+    from cifar_utils import distribution
 
     # A notebook predicts with several models in turn, which TensorFlow takes for a mistake.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     keras.utils.set_random_seed(seed)
+    count = distribution.start(devices)
     keras.config.set_dtype_policy(precision() if policy == "auto" else policy)
     backend = keras.backend.backend()
     installed = versions()
     version = installed.get(backend) or installed.get(f"{backend}-cpu") or "of unknown version"
-    return Session(seed, keras.config.dtype_policy().name, f"{backend} {version}", hardware())
+    backend = f"{backend} {version}"
+    return Session(seed, keras.config.dtype_policy().name, backend, hardware(), count)

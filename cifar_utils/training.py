@@ -1,51 +1,23 @@
-"""Training a model: recipe, batches, one line an epoch."""
+"""Training a model: batches through a recipe, watched, and resumed after a kill."""
 
-import math
+import importlib.util
+import itertools
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import keras
-import numpy as np
 import pandas as pd
 
-from cifar_utils import augment
-from cifar_utils.data import CLASS_NAMES, Split
+from cifar_utils import adversarial, augment, checkpoints, distribution, live, recipes
+from cifar_utils.batches import Batches, check
+from cifar_utils.callbacks import Averaging, EarlyStopping, EpochLines, LossGuard
+from cifar_utils.data import Split
 from cifar_utils.errors import CifarUtilsError, ParameterError
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train (notebook 02 introduces it); refused with ParameterError if it cannot work.
-
-    Attributes:
-        epochs: Most passes over the training images.
-        batch_size: Images a step.
-        learning_rate: Peak of the schedule: linear warm-up, then a cosine down to zero.
-        warmup: Share of the steps that the warm-up takes, 0 to 1.
-        weight_decay: Decoupled weight decay of AdamW (arXiv 1711.05101); 0 makes it Adam.
-        label_smoothing: Share of each target spread over all classes (arXiv 1512.00567).
-        augmentation: Name of a policy in ``augment.POLICIES``.
-        patience: Epochs without a better validation loss before training ends, and the weights of
-            the best epoch come back; None trains to the end and keeps the last.
-    """
-
-    epochs: int
-    batch_size: int = 128
-    learning_rate: float = 1e-3
-    warmup: float = 0.05
-    weight_decay: float = 0.0
-    label_smoothing: float = 0.0
-    augmentation: str = "none"
-    patience: int | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be trained with."""
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ParameterError(f"{name} is {getattr(self, name)}; expected 1 or more")
-        if self.learning_rate <= 0:
-            raise ParameterError(f"learning_rate is {self.learning_rate}; expected more than 0")
-        augment.get(self.augmentation)
+from cifar_utils.recipes import Recipe
 
 
 @dataclass(frozen=True)
@@ -53,7 +25,9 @@ class Fitted:
     """What training leaves besides the model.
 
     Attributes:
-        history: One row an epoch: epoch, loss, accuracy, val_loss, val_accuracy, seconds.
+        history: One row an epoch: epoch, loss, accuracy, val_loss, val_accuracy, learning_rate (at
+            the epoch's end), seconds. The losses and accuracies of validation are those of the
+            averaged weights, if the recipe averages; they are missing without validation.
         seconds: Wall time of training, validation after each epoch included.
     """
 
@@ -61,76 +35,117 @@ class Fitted:
     seconds: float
 
 
-class Batches(keras.utils.PyDataset):
-    """Batches of inputs and one-hot targets; shuffled and augmented if a policy is given.
+def _layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
+    """Yield a model, its layers, and those of the models among them."""
+    yield model
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _layers(layer)
+        elif not isinstance(layer, keras.layers.InputLayer):
+            yield layer
 
-    A batch depends only on the seed, the epoch and its place, whatever ran before it.
+
+def _last(model: keras.Model) -> Iterator[keras.layers.Layer]:
+    """Yield the layers that make a model's outputs."""
+    for output in model.outputs:
+        layer = output._keras_history.operation
+        if isinstance(layer, keras.Model):
+            yield from _last(layer)
+        else:
+            yield layer
+
+
+def set_precision(model: keras.Model, policy: str) -> None:
+    """Give a model's layers another dtype policy, in place; compile the model afterwards.
+
+    Layers pinned to float32 keep it. In a model built under float32 nobody can tell which were, so
+    there the layers that make its outputs keep it, because logits must not overflow.
+
+    Args:
+        model: A functional model.
+        policy: ``float32``, ``mixed_bfloat16`` or ``mixed_float16``: weights stay float32.
     """
-
-    def __init__(
-        self,
-        inputs: np.ndarray,
-        labels: np.ndarray,
-        batch_size: int,
-        *,
-        policy: augment.Policy | None = None,
-        seed: int = 0,
-    ) -> None:
-        super().__init__()
-        self._inputs, self._labels = inputs, labels
-        self._batch_size, self._policy, self._seed = batch_size, policy, seed
-        self._epoch = 0
-        self._order = self._shuffled()
-
-    def _shuffled(self) -> np.ndarray:
-        """Return the order of the examples in this epoch."""
-        if self._policy is None:
-            return np.arange(len(self._inputs))
-        return np.random.default_rng((self._seed, self._epoch)).permutation(len(self._inputs))
-
-    def __len__(self) -> int:
-        """Return the number of batches in an epoch, the last one possibly smaller."""
-        return math.ceil(len(self._inputs) / self._batch_size)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return batch ``index``: inputs and float32 ``(N, 10)`` targets."""
-        chosen = self._order[index * self._batch_size : (index + 1) * self._batch_size]
-        inputs = self._inputs[chosen]
-        if inputs.dtype == np.float16:  # stored features; processors compute in float32
-            inputs = inputs.astype(np.float32)
-        targets = np.eye(len(CLASS_NAMES), dtype=np.float32)[self._labels[chosen]]
-        if self._policy is None or self._policy == augment.Policy():
-            return inputs, targets
-        generator = np.random.default_rng((self._seed, self._epoch, index))
-        return augment.apply(self._policy, inputs, targets, generator)
-
-    def on_epoch_end(self) -> None:
-        """Draw the next epoch's order."""
-        self._epoch += 1
-        self._order = self._shuffled()
+    layers = list(_layers(model))
+    pinned = [layer for layer in layers if layer.compute_dtype == "float32"]
+    if len(pinned) == len(layers):
+        pinned = list(_last(model))
+    kept = {id(layer) for layer in pinned}
+    for layer in layers:
+        if id(layer) not in kept:
+            layer.dtype_policy = policy
 
 
-class EpochLines(keras.callbacks.Callback):
-    """Prints one line an epoch, the same in a notebook, a terminal and a log file."""
+def _check(model: keras.Model, train: Split, validation: Split | None, recipe: Recipe) -> None:
+    """Refuse what cannot be trained together."""
+    check(train, model, "training")
+    if validation is not None:
+        check(validation, model, "validation")
+    elif recipe.patience is not None:
+        raise ParameterError(
+            "patience needs validation images to judge epochs by; pass them, or set it to None"
+        )
+    images = len(model.inputs[0].shape) == 4
+    if not images and recipe.augmentation != "none":
+        raise ParameterError(
+            f"augmentation {recipe.augmentation!r} is for images, and {model.name!r} takes "
+            "features; set it to 'none'"
+        )
+    if recipe.sizes and not (images and model.inputs[0].shape[1:3] == (None, None)):
+        raise ParameterError(
+            f"sizes need a model for images of any size, and {model.name!r} takes "
+            f"{tuple(model.inputs[0].shape[1:])}; choose fast_cnn, or leave sizes empty"
+        )
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.seconds: list[float] = []
 
-    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Note the time."""
-        self._started = time.perf_counter()
+@contextmanager
+def _advised(recipe: Recipe) -> Iterator[None]:
+    """Turn what the backends raise when memory runs out into advice."""
+    try:
+        yield
+    except Exception as error:
+        names = {kind.__name__ for kind in type(error).__mro__}
+        # JAX has no class of its own for it, only this word in a RuntimeError.
+        if not names & {"MemoryError", "ResourceExhaustedError"} and (
+            "RESOURCE_EXHAUSTED" not in str(error)
+        ):
+            raise
+        smaller = max(1, recipe.batch_size // 2)
+        raise CifarUtilsError(
+            f"memory ran out while training; lower batch_size (now {recipe.batch_size}), to "
+            f"{smaller} say, or choose a smaller model"
+        ) from error
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Print the epoch's loss and accuracy on both splits and its seconds."""
-        self.seconds.append(time.perf_counter() - self._started)
-        columns = ("loss", "accuracy", "val_loss", "val_accuracy")
-        figures = "  ".join(f"{name} {logs[name]:.3f}" for name in columns if logs and name in logs)
-        print(f"epoch {epoch + 1:2d}/{self.params['epochs']}  {figures}  {self.seconds[-1]:.1f} s")
+
+def _starter(batches: Batches) -> keras.callbacks.Callback:
+    """Return what tells the batches which epoch it is."""
+
+    def start(epoch: int, logs: dict[str, float] | None) -> None:
+        batches.start(epoch)
+
+    return keras.callbacks.LambdaCallback(on_epoch_begin=start)
+
+
+def _tensorboard(folder: Path) -> keras.callbacks.Callback:
+    """Return Keras's callback that writes for TensorBoard into ``folder``."""
+    for package in ("tensorflow", "tensorboard"):
+        if importlib.util.find_spec(package) is None:
+            raise CifarUtilsError(
+                f"TensorBoard needs the package {package}, which is not installed; run `pip "
+                f"install {package}`, or leave tensorboard out"
+            )
+    return keras.callbacks.TensorBoard(folder)
 
 
 def fit(
-    model: keras.Model, train: Split, validation: Split, recipe: Recipe, *, seed: int
+    model: keras.Model,
+    train: Split,
+    validation: Split | None,
+    recipe: Recipe,
+    *,
+    seed: int,
+    backup: Path | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    tensorboard: Path | None = None,
 ) -> Fitted:
     """Train ``model`` in place (notebook 02 introduces it).
 
@@ -138,59 +153,92 @@ def fit(
         model: From inputs to ``(N, 10)`` logits. Inputs are images, or features where the split's
             ``images`` hold features.
         train: What to learn from.
-        validation: What to judge each epoch by, never learned from.
+        validation: What to judge each epoch by, never learned from; may be None.
         recipe: How.
         seed: Order of the images and augmentation.
+        backup: Folder of its own for the state after each epoch. A training that was killed goes on
+            from there when it is started again in the same way; it is gone after the last epoch.
+        callbacks: More to be told about steps and epochs.
+        tensorboard: Folder for TensorBoard's files, if they are wanted.
 
     Returns:
         The history and the seconds.
 
     Raises:
-        CifarUtilsError: The loss became NaN or infinite; the weights are of no use.
+        DataError: Images, features or labels do not suit the model.
+        ParameterError: The recipe does not suit the model.
+        CifarUtilsError: The loss became infinite or diverged, and the weights are of no use; or the
+            memory did not suffice; or the package for TensorBoard is missing.
     """
-    batches = Batches(
-        train.images,
-        train.labels,
-        recipe.batch_size,
-        policy=augment.get(recipe.augmentation),
-        seed=seed,
+    _check(model, train, validation, recipe)
+    if recipe.precision != "auto":
+        set_precision(model, recipe.precision)
+    epoch_steps = -(-len(train) // recipe.batch_size)
+    steps = recipe.epochs * epoch_steps
+    loss = recipes.loss(recipe)
+    trained = adversarial.hardened(model, loss, recipe.adversarial) if recipe.adversarial else model
+    trained.compile(
+        optimizer=recipes.optimizer(recipe, steps), loss=loss, metrics=[recipes.metric(recipe)]
     )
-    steps = recipe.epochs * len(batches)
-    warmup_steps = int(recipe.warmup * steps)
-    rate = keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0 if warmup_steps else recipe.learning_rate,
-        decay_steps=steps - warmup_steps,
-        warmup_target=recipe.learning_rate if warmup_steps else None,
-        warmup_steps=warmup_steps,
-    )
-    model.compile(
-        optimizer=keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay),
-        loss=keras.losses.CategoricalCrossentropy(
-            from_logits=True, label_smoothing=recipe.label_smoothing
-        ),
-        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
-    )
-    lines = EpochLines()
-    callbacks: list[keras.callbacks.Callback] = [lines, keras.callbacks.TerminateOnNaN()]
+    trained.optimizer.build(trained.trainable_variables)
+    averaging = stopping = checkpoint = None
+    lines, guard = EpochLines(recipe.epochs), LossGuard(steps)
+    parts: dict[str, Any] = {"lines": lines, "guard": guard}
+    if recipe.averaging != "none":
+        averaging = parts["averaging"] = Averaging(recipe.averaging, steps, epoch_steps)
     if recipe.patience is not None:
-        callbacks.append(
-            keras.callbacks.EarlyStopping(patience=recipe.patience, restore_best_weights=True)
-        )
+        stopping = parts["stopping"] = EarlyStopping(recipe.patience, averaging)
+    watchers: list[keras.callbacks.Callback] = [*callbacks, *live.callbacks(), *parts.values()]
+    if tensorboard is not None:
+        watchers.append(_tensorboard(tensorboard))
+    done = 0
+    if backup is not None:
+        identity = checkpoints.fingerprint(model, train, validation, recipe, seed)
+        checkpoint = checkpoints.Checkpoint(backup, identity, parts)
+        done = checkpoint.restore(trained)
+        if done:
+            print(f"goes on after epoch {done}, from {backup}")
+        watchers.append(checkpoint)  # the last one, so that it sees what the others did
+    earlier = sum(row["seconds"] for row in lines.rows)
+    sparse = recipe.loss == "sparse"
+    judged = validation and Batches(validation.images, validation.labels, 500, sparse=sparse)
+    left = [] if stopping and stopping.over else range(done, recipe.epochs)
     started = time.perf_counter()
-    history = model.fit(
-        batches,
-        epochs=recipe.epochs,
-        validation_data=Batches(validation.images, validation.labels, 500),
-        callbacks=callbacks,
-        verbose=0,
-    )
-    seconds = time.perf_counter() - started
-    frame = pd.DataFrame(history.history)
-    if not np.isfinite(frame["loss"]).all():
+    with distribution.spread(trained) as spreading:
+        # Keras fixes the size of images when `fit` begins, so each size has a `fit` of its own.
+        for side, phase in itertools.groupby(left, recipe.side):
+            epochs = list(phase)
+            batches = Batches(
+                train.images,
+                train.labels,
+                recipe.batch_size,
+                policy=augment.get(recipe.augmentation),
+                seed=seed,
+                side=side if recipe.sizes else None,
+                sparse=sparse,
+            )
+            if recipe.sizes:  # or TensorFlow compiles the second size for any size, which is slow
+                trained.make_train_function(force=True)
+            with _advised(recipe):
+                trained.fit(
+                    distribution.share(batches),
+                    initial_epoch=epochs[0],
+                    epochs=epochs[-1] + 1,
+                    validation_data=judged,
+                    callbacks=[_starter(batches), *spreading, *watchers],
+                    shuffle=False,
+                    verbose=0,
+                )
+            if guard.problem or trained.stop_training:
+                break
+        final = stopping or averaging
+        if final and not guard.problem:
+            final.finish(trained)
+    if checkpoint:
+        checkpoint.clear()
+    if guard.problem:
         raise CifarUtilsError(
-            f"the loss became {frame['loss'].iloc[-1]} in epoch {len(frame)}; lower the learning "
-            f"rate (now {recipe.learning_rate:g})"
+            f"{guard.problem} in epoch {len(lines.rows)}; lower the learning rate (now "
+            f"{recipe.learning_rate:g})"
         )
-    frame.insert(0, "epoch", np.arange(1, len(frame) + 1))
-    frame["seconds"] = lines.seconds[: len(frame)]
-    return Fitted(frame, seconds)
+    return Fitted(pd.DataFrame(lines.rows), earlier + time.perf_counter() - started)

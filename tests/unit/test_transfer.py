@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from cifar_utils import models, training, transfer
+from cifar_utils import models, recipes, training, transfer
 from cifar_utils.data import Split
 from cifar_utils.errors import ParameterError, WeightsError
 
@@ -161,7 +161,7 @@ def test_only_the_chosen_stages_change_in_fine_tuning(extractor, tmp_path):
     base = model.get_layer("resnet50")
     before = {weight.path: weight.numpy() for weight in base.weights}
     split = Split(IMAGES, np.arange(12) % 10)
-    training.fit(model, split, split, training.Recipe(epochs=1, batch_size=6), seed=0)
+    training.fit(model, split, split, recipes.Recipe(epochs=1, batch_size=6), seed=0)
     changed = {w.path for w in base.weights if not np.array_equal(before[w.path], w.numpy())}
     assert changed
     assert all("conv5" in name and "_bn" not in name for name in changed)

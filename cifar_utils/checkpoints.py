@@ -1,0 +1,156 @@
+"""Exact resume: everything a training carries from one epoch to the next, in one file."""
+
+import hashlib
+import json
+import re
+import shutil
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+from keras import ops
+
+from cifar_utils import paths, recipes
+from cifar_utils.data import Split
+from cifar_utils.errors import RunError
+
+
+class Part(Protocol):
+    """Something beside model and optimizer that carries a state from one epoch to the next."""
+
+    def numbers(self) -> dict[str, Any]:
+        """Return the part of the state that is plain values."""
+
+    def arrays(self) -> list[np.ndarray]:
+        """Return the part of the state that is arrays."""
+
+    def restore(self, numbers: dict[str, Any], arrays: list[np.ndarray]) -> None:
+        """Take the state back."""
+
+
+def _digest(model: keras.Model) -> str:
+    """Return a name for the layers of a model, whatever their weights are."""
+    config = json.dumps(model.get_config(), sort_keys=True, default=str)
+    # Keras counts unnamed layers through a whole session: dense, dense_1, dense_2, ...
+    return hashlib.sha256(re.sub(r'_\d+"', '"', config).encode()).hexdigest()[:16]
+
+
+def _described(split: Split | None) -> str:
+    """Return shape, dtype and checksum of a split; a checksum of 150 MB takes 0.1 seconds."""
+    if split is None:
+        return "none"
+    checksum = 0
+    for array in (split.labels, split.images):
+        for start in range(0, len(array), 10_000):
+            part = np.ascontiguousarray(array[start : start + 10_000])
+            checksum = zlib.crc32(part.view(np.uint8).data, checksum)
+    return f"{split.images.dtype} {split.images.shape}, CRC-32 {checksum:08x}"
+
+
+def fingerprint(
+    model: keras.Model, train: Split, validation: Split | None, recipe: recipes.Recipe, seed: int
+) -> dict[str, str]:
+    """Return what has to be the same for a training to be the same, each with a name."""
+    return {
+        **{f"recipe.{name}": repr(value) for name, value in recipes.asdict(recipe).items()},
+        "seed": str(seed),
+        "training data": _described(train),
+        "validation data": _described(validation),
+        "model": f"{model.count_params():,} weights, digest {_digest(model)}",
+        "backend": f"{keras.backend.backend()}, Keras {keras.version()}",
+    }
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Writes the state after every epoch to one file, whole or not at all, and reads it again.
+
+    The file has the variables of the model (statistics and the state of dropout's random numbers
+    included) and of the optimizer, the state of the parts, and the fingerprint. Batches need no
+    state: each depends on seed, epoch and place alone.
+
+    Args:
+        folder: Where the file is; better one of its own.
+        identity: What ``fingerprint`` returned.
+        parts: By name, all that has a state, and stands before this in the list of callbacks.
+    """
+
+    def __init__(self, folder: Path, identity: dict[str, str], parts: dict[str, Part]) -> None:
+        super().__init__()
+        self._path = folder / "training.npz"
+        self._identity, self._parts = identity, parts
+
+    def _variables(self, model: keras.Model) -> dict[str, list[keras.Variable]]:
+        return {"model": model.variables, "optimizer": model.optimizer.variables}
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Write the state."""
+        arrays = {
+            f"{name}/{index}": ops.convert_to_numpy(variable.value)
+            for name, variables in self._variables(self.model).items()
+            for index, variable in enumerate(variables)
+        }
+        for name, part in self._parts.items():
+            arrays |= {f"{name}/{index}": array for index, array in enumerate(part.arrays())}
+        about = {
+            "identity": self._identity,
+            "epochs": epoch + 1,
+            "parts": {name: part.numbers() for name, part in self._parts.items()},
+        }
+        with paths.atomic(self._path) as partial:
+            np.savez(partial, about=np.array(json.dumps(about)), **arrays)
+
+    def restore(self, model: keras.Model) -> int:
+        """Put the state back if there is one.
+
+        Args:
+            model: Compiled, its optimizer built.
+
+        Returns:
+            The number of epochs that are done; 0 where there is no state.
+
+        Raises:
+            RunError: The state is of another training, or damaged.
+        """
+        if not self._path.is_file():
+            return 0
+        remedy = f"delete the folder {self._path.parent} to start anew"
+        try:
+            with np.load(self._path, allow_pickle=False) as file:
+                stored = {name: file[name] for name in file.files}
+            about = json.loads(str(stored.pop("about")))
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+            raise RunError(f"{self._path} cannot be read ({error}); {remedy}") from error
+        was = about["identity"]
+        differing = [
+            f"{name} (was {was.get(name)}, is {self._identity.get(name)})"
+            for name in sorted({*was, *self._identity})
+            if was.get(name) != self._identity.get(name)
+        ]
+        if differing:
+            raise RunError(
+                f"{self._path} is the state of another training: {'; '.join(differing)}; go back "
+                f"to what was, or {remedy}"
+            )
+        groups: dict[str, list[np.ndarray]] = {}
+        for name, array in stored.items():  # in the order in which they were written
+            groups.setdefault(name.partition("/")[0], []).append(array)
+        for name, variables in self._variables(model).items():
+            for variable, array in zip(variables, groups[name], strict=True):
+                variable.assign(array)
+        for name, part in self._parts.items():
+            part.restore(about["parts"][name], groups.get(name, []))
+        return about["epochs"]
+
+    def clear(self) -> None:
+        """Delete the file, what a kill left of one half written, and the folder if it is empty."""
+        folder = self._path.parent
+        if not folder.is_dir():
+            return
+        self._path.unlink(missing_ok=True)
+        for partial in folder.glob(f".{self._path.name}.*"):
+            shutil.rmtree(partial, ignore_errors=True)
+        if not any(folder.iterdir()):
+            folder.rmdir()

@@ -1,0 +1,243 @@
+"""How to train: the numbers and names that make a recipe, and what Keras makes of them."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+from keras import ops
+
+from cifar_utils import augment
+from cifar_utils.data import IMAGE_SHAPE
+from cifar_utils.errors import ParameterError, nearest
+
+OPTIMIZERS = ("adam", "adamw", "rmsprop", "sgd", "muon")
+SCHEDULES = ("constant", "cosine", "one_cycle")
+LOSSES = ("categorical", "sparse")
+AVERAGINGS = ("none", "ema", "lookahead")
+PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
+
+_CHOICES = {
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+    "loss": LOSSES,
+    "averaging": AVERAGINGS,
+    "precision": PRECISIONS,
+}
+
+_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "learning_rate": (lambda value: value > 0, "more than 0"),
+    "warmup": (lambda value: 0 <= value < 1, "0 to below 1"),
+    "final": (lambda value: 0 <= value <= 1, "0 to 1"),
+    "momentum": (lambda value: 0 <= value < 1, "0 to below 1"),
+    "weight_decay": (lambda value: value >= 0, "0 or more"),
+    "label_smoothing": (lambda value: 0 <= value < 1, "0 to below 1"),
+    # Attacked images are rounded to whole grey levels, so less than one would change nothing.
+    "adversarial": (lambda value: value == 0 or 1 <= value <= 255, "0, or 1 to 255 grey levels"),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train (notebook 02 introduces it); refused with ParameterError if it cannot work.
+
+    Attributes:
+        epochs: Most passes over the training images.
+        batch_size: Images a step.
+        optimizer: ``adam`` (arXiv 1412.6980), ``adamw`` (arXiv 1711.05101), ``rmsprop``, ``sgd``
+            with Nesterov's momentum, or ``muon`` (``optimizers.Muon``).
+        learning_rate: Peak of the schedule.
+        schedule: ``constant``; ``cosine``, down to the final rate (arXiv 1608.03983); or
+            ``one_cycle``, a straight line down to it (arXiv 1708.07120).
+        warmup: Share of the steps in which the rate first climbs from zero in a straight line.
+        final: Rate at the end, as a share of the peak; a constant schedule has no use for it.
+        momentum: Of ``sgd`` and ``muon``.
+        weight_decay: Decoupled weight decay (arXiv 1711.05101): share of a weight taken away in a
+            step, times the learning rate.
+        loss: ``categorical`` cross-entropy, or ``sparse``: the same from class numbers, which
+            leaves no room for soft labels.
+        label_smoothing: Share of each target spread over all classes (arXiv 1512.00567).
+        augmentation: Name of a policy in ``augment.POLICIES``.
+        adversarial: Step of the fast gradient sign method in grey levels of 255; if not 0, a batch
+            is learned clean and attacked in the same step (arXiv 1412.6572).
+        averaging: ``none``; ``ema``, an exponential moving average of the weights over a twentieth
+            of the training; or ``lookahead`` (arXiv 1907.08610) as in arXiv 2404.00498. The model
+            has the averaged weights in validation and at the end.
+        patience: Epochs without a better validation loss before training ends, and the weights of
+            the best epoch come back; None trains to the end and keeps the last.
+        precision: Keras dtype policy of the model; ``auto`` leaves it as it was built.
+        sizes: Progressive resizing, as in EfficientNetV2 (arXiv 2104.00298) without its changing
+            regularisation: pairs of a share of the epochs and the side in pixels until then, such
+            as ``((0.5, 24), (0.8, 28))``; after the last share images have 32.
+    """
+
+    epochs: int
+    batch_size: int = 128
+    optimizer: str = "adam"
+    learning_rate: float = 1e-3
+    schedule: str = "cosine"
+    warmup: float = 0.05
+    final: float = 0.0
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    loss: str = "categorical"
+    label_smoothing: float = 0.0
+    augmentation: str = "none"
+    adversarial: float = 0.0
+    averaging: str = "none"
+    patience: int | None = None
+    precision: str = "auto"
+    sizes: tuple[tuple[float, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained with."""
+        for name in ("epochs", "batch_size", "patience"):
+            value = getattr(self, name)
+            if name == "patience" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ParameterError(f"{name} is {value!r}; expected 1 or more, a whole number")
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                hint = nearest(str(value), list(choices))
+                raise ParameterError(f"unknown {name} {value!r}{hint}")
+        for name, (fits, expected) in _RANGES.items():
+            value = getattr(self, name)
+            number = isinstance(value, int | float) and math.isfinite(value)
+            if not number or not fits(value):
+                raise ParameterError(f"{name} is {value!r}; expected {expected}")
+        policy = augment.get(self.augmentation)
+        if self.optimizer in ("adam", "muon") and self.weight_decay:
+            raise ParameterError(
+                f"weight_decay is {self.weight_decay:g}, and {self.optimizer} has none; choose "
+                "adamw, or set it to 0"
+            )
+        if self.loss == "sparse" and (self.label_smoothing or augment.mixes(policy)):
+            raise ParameterError(
+                "the sparse loss knows no soft labels; set label_smoothing to 0 and choose an "
+                "augmentation that does not mix images, or the loss categorical"
+            )
+        self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        """Refuse sizes that are not in order or out of range."""
+        before = 0.0
+        for pair in self.sizes:
+            share, side = pair if isinstance(pair, tuple) and len(pair) == 2 else (None, None)
+            if (
+                not isinstance(share, int | float)
+                or not isinstance(side, int)
+                or not before < share <= 1
+                or not 8 <= side <= IMAGE_SHAPE[0]
+            ):
+                raise ParameterError(
+                    f"sizes is {self.sizes!r}; expected pairs of a share of the epochs, growing up "
+                    f"to 1, and a side of 8 to {IMAGE_SHAPE[0]} pixels, such as ((0.5, 24),)"
+                )
+            before = share
+
+    def side(self, epoch: int) -> int:
+        """Return the side of the training images in an epoch, counted from 0, in pixels."""
+        for share, side in self.sizes:
+            if epoch < round(share * self.epochs):
+                return side
+        return IMAGE_SHAPE[0]
+
+
+def asdict(recipe: Recipe) -> dict[str, Any]:
+    """Return the recipe as a flat dictionary of plain values."""
+    return dataclasses.asdict(recipe)
+
+
+@keras.saving.register_keras_serializable("cifar_utils")
+class Line(keras.optimizers.schedules.LearningRateSchedule):
+    """A rate that climbs from zero to a peak and goes down again, each in a straight line.
+
+    Args:
+        peak: Highest rate.
+        steps: Steps of the whole training.
+        up: Steps of the climb.
+        end: Rate after the last step; the peak makes the second line a level one.
+    """
+
+    def __init__(self, peak: float, steps: int, up: int, end: float) -> None:
+        self.peak, self.steps, self.up, self.end = peak, steps, up, end
+
+    def __call__(self, step: int | keras.KerasTensor) -> keras.KerasTensor:
+        """Return the rate for ``step``, counted from 0."""
+        step = ops.cast(step, "float32")
+        share = ops.clip((step - self.up) / max(1, self.steps - self.up), 0.0, 1.0)
+        down = self.peak + (self.end - self.peak) * share
+        return ops.minimum(self.peak * step / self.up, down) if self.up else down
+
+    def get_config(self) -> dict[str, float]:
+        """Return the arguments."""
+        return {"peak": self.peak, "steps": self.steps, "up": self.up, "end": self.end}
+
+
+def schedule(recipe: Recipe, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Return the learning rate for each of a training's ``steps`` (notebook 02 introduces it)."""
+    peak, up = recipe.learning_rate, int(recipe.warmup * steps)
+    if recipe.schedule != "cosine":
+        return Line(peak, steps, up, peak * (recipe.final if recipe.schedule == "one_cycle" else 1))
+    return keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0 if up else peak,
+        decay_steps=steps - up,
+        alpha=recipe.final,
+        warmup_target=peak if up else None,
+        warmup_steps=up,
+    )
+
+
+def optimizer(recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
+    """Return the optimizer with its schedule for a training of ``steps`` steps."""
+    rate, name = schedule(recipe, steps), recipe.optimizer
+    if name == "adam":
+        return keras.optimizers.Adam(rate)
+    if name == "adamw":
+        return keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay)
+    decay = {"weight_decay": recipe.weight_decay} if recipe.weight_decay else {}
+    if name == "rmsprop":
+        return keras.optimizers.RMSprop(rate, **decay)
+    if name == "sgd":
+        return keras.optimizers.SGD(rate, momentum=recipe.momentum, nesterov=True, **decay)
+    from cifar_utils import optimizers
+
+    return optimizers.Muon(rate, momentum=recipe.momentum)
+
+
+def loss(recipe: Recipe) -> keras.losses.Loss:
+    """Return the cross-entropy of logits with one-hot or soft targets, or with class numbers."""
+    if recipe.loss == "sparse":
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    return keras.losses.CategoricalCrossentropy(
+        from_logits=True, label_smoothing=recipe.label_smoothing
+    )
+
+
+def metric(recipe: Recipe) -> keras.metrics.Metric:
+    """Return the accuracy that suits the loss."""
+    if recipe.loss == "sparse":
+        return keras.metrics.SparseCategoricalAccuracy(name="accuracy")
+    return keras.metrics.CategoricalAccuracy(name="accuracy")
+
+
+TUTORIAL = Recipe(epochs=12, batch_size=64, schedule="constant", warmup=0.0, precision="float32")
+"""How most tutorials train ``baseline_cnn``."""
+
+FAST = Recipe(
+    epochs=8,
+    batch_size=1000,
+    optimizer="muon",
+    learning_rate=0.24,
+    schedule="one_cycle",
+    warmup=0.0,
+    momentum=0.6,
+    label_smoothing=0.2,
+    augmentation="alternating",
+    sizes=((0.4, 24), (0.7, 28)),
+)
+"""How ``fast_cnn`` is trained (notebook 03 introduces it); after airbench, arXiv 2404.00498."""
