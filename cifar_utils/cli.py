@@ -61,6 +61,12 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         help="a parameter of the notebooks, for every stage that has it; may be repeated",
     )
+    run.add_argument(
+        "--devices",
+        metavar="N",
+        type=int,
+        help="train each model on the first N devices; default: on all GPUs, if there are any",
+    )
     run.add_argument("--fresh", action="store_true", help="run finished stages again")
     run.set_defaults(act=_run)
 
@@ -129,6 +135,10 @@ def parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> None:
     from cifar_utils import pipeline
 
+    if options.devices is not None:
+        if options.devices < 1:
+            raise ParameterError(f"--devices {options.devices}: expected a number from 1")
+        os.environ["CIFAR_UTILS_DEVICES"] = str(options.devices)  # which the kernels inherit
     run = pipeline.run(
         pipeline.select(options.stages, options.first),
         profile=options.profile,

@@ -30,7 +30,7 @@ class Muon(keras.optimizers.Muon):
         self,
         learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 0.2,
         momentum: float = 0.6,
-        adam_ratio: float = 0.02,
+        adam_ratio: float = 0.01,
         **options: object,
     ) -> None:
         options.setdefault("exclude_layers", FINAL_LAYERS)

@@ -27,6 +27,9 @@ from cifar_utils.errors import ParameterError, RunError, nearest
 OPTIONS = {"PROFILE": "--profile", "DATA": "--data", "SEED": "--seed", "RUN": "--run"}
 """Parameters that every stage of a run shares, and the options of ``cifar run`` that set them."""
 
+DEVICES = ("CIFAR_UTILS_DEVICES", "KERAS_DISTRIBUTION_NUM_PROCESSES")
+"""Variables that say what a training runs on; rounding differs with it."""
+
 LEFT_BEHIND = ("notebook.ipynb", "report.html", "metrics.json")
 """Files without which a stage has not finished."""
 
@@ -216,7 +219,7 @@ def fingerprint(stage: runs.Stage, values: dict[str, Any]) -> str:
     """Return the digest of everything that decides what a stage leaves behind.
 
     It covers the notebook's code, the parameters, the profile's numbers, the data, the library,
-    the packages, the ResNet50 weights and this very run of each stage it builds on.
+    the packages, the devices, the ResNet50 weights and this very run of each stage it builds on.
 
     Args:
         stage: The stage; those it builds on have finished.
@@ -233,6 +236,7 @@ def fingerprint(stage: runs.Stage, values: dict[str, Any]) -> str:
         "data": manifest["data"]["fingerprint"],
         "library": _sources(),
         "versions": runtime.versions() | {"backend": os.environ.get("KERAS_BACKEND")},
+        "devices": [os.environ.get(name) for name in DEVICES],
         "weights": _weights_identity(values["WEIGHTS"]) if "WEIGHTS" in values else None,
         "upstream": [_record(stage.run.stage(name)) for name in runs.STAGES[stage.name]],
     }
@@ -376,6 +380,8 @@ def _execute(source: Path, working: Path, values: dict[str, Any], progress: Prog
         environment = {
             "CIFAR_UTILS_ARTIFACTS_DIR": str(paths.artifacts_dir()),
             "CIFAR_UTILS_DATA_DIR": str(paths.data_dir()),
+            # Nobody watches, although the command may have been started in a notebook.
+            "CIFAR_UTILS_LIVE": os.environ.get("CIFAR_UTILS_LIVE", "0"),
             "IPYTHONDIR": str(Path(scratch, "ipython")),
             "MPLBACKEND": "module://matplotlib_inline.backend_inline",
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",
@@ -569,6 +575,8 @@ class _Request:
         have = {name for stage in stages for name in parameters(notebook(stage))}
         chosen = [setting for setting in self.settings if setting.partition("=")[0] in have]
         words += [f"--set {shlex.quote(setting)}" for setting in chosen]
+        devices = os.environ.get("CIFAR_UTILS_DEVICES", "")
+        words += [f"--devices {devices}"] * devices.isdecimal()
         return " ".join([*words, *["--fresh"] * self.fresh])
 
     def values(self, stage: str, given: dict[str, Any]) -> dict[str, Any]:

@@ -890,6 +890,29 @@ def intervals(
     return figure
 
 
+def differences(table: pd.DataFrame, measure: str) -> Figure:
+    """Draw how far each variant of an experiment is from the first (notebook 02 introduces it).
+
+    Args:
+        table: As ``experiments.compare`` gives it: named by the index; from the second row on the
+            columns difference, low and high are drawn.
+        measure: What is compared.
+
+    Raises:
+        ParameterError: There are not two rows, or a column is missing.
+    """
+    others = table.iloc[1:]
+    _check_columns("what is left of the table", others, {"difference", "low", "high"})
+    return intervals(
+        [str(name) for name in others.index],
+        others["difference"].tolist(),
+        others["low"].tolist(),
+        others["high"].tolist(),
+        f"{measure} minus that of '{table.index[0]}'",
+        reference=0,
+    )
+
+
 @_styled
 def class_scores(frame: pd.DataFrame) -> Figure:
     """Draw scores from 0 to 1, such as F1, of models by class (notebook 06).

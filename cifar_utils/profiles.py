@@ -18,7 +18,16 @@ class Profile:
         test_images: Test images used, None for all.
         synthetic_images: Size of the synthetic set, if that is the data (train, validation, test).
         batch_size: Images a training step.
-        cnn_epochs: Epochs for the networks of notebooks 02 and 03.
+        cnn_epochs: Epochs for ``baseline_cnn`` in notebooks 02 and 03.
+        trial_images: Training images in the experiments of notebooks 02 and 03.
+        trial_epochs: Epochs for ``baseline_cnn`` there.
+        trial_batch_size: Images a training step of ``baseline_cnn`` there.
+        trials: Most variants in each of these experiments, None for all.
+        augmentation_seeds: Seeds that each augmentation is tried with.
+        fast_epochs: Epochs for ``fast_cnn``.
+        fast_batch_size: Images a training step of ``fast_cnn``.
+        ablation_images: Training images where ideas of the fast recipe are taken away.
+        ablation_epochs: Epochs there.
         map_images: Training images drawn on the map of notebook 01.
         patch_filters: Size of the quick classifier of notebook 01, see ``patches.network``.
         preprocessing_images: Training images for each kind of preprocessing in notebook 01.
@@ -37,6 +46,15 @@ class Profile:
     synthetic_images: tuple[int, int, int]
     batch_size: int
     cnn_epochs: int
+    trial_images: int
+    trial_epochs: int
+    trial_batch_size: int
+    trials: int | None
+    augmentation_seeds: int
+    fast_epochs: int
+    fast_batch_size: int
+    ablation_images: int
+    ablation_epochs: int
     map_images: int
     patch_filters: int
     preprocessing_images: int
@@ -58,7 +76,16 @@ PROFILES = {
             test_images=300,
             synthetic_images=(1400, 300, 300),
             batch_size=32,
-            cnn_epochs=10,
+            cnn_epochs=6,
+            trial_images=400,
+            trial_epochs=4,
+            trial_batch_size=32,
+            trials=3,
+            augmentation_seeds=1,
+            fast_epochs=3,
+            fast_batch_size=50,
+            ablation_images=400,
+            ablation_epochs=2,
             map_images=500,
             patch_filters=96,
             preprocessing_images=1000,
@@ -76,7 +103,16 @@ PROFILES = {
             test_images=None,
             synthetic_images=(12_000, 2_000, 2_000),
             batch_size=128,
-            cnn_epochs=16,
+            cnn_epochs=10,
+            trial_images=2000,
+            trial_epochs=12,
+            trial_batch_size=32,
+            trials=None,
+            augmentation_seeds=1,
+            fast_epochs=8,
+            fast_batch_size=1000,
+            ablation_images=5000,
+            ablation_epochs=6,
             map_images=2000,
             patch_filters=256,
             preprocessing_images=5000,
@@ -95,6 +131,15 @@ PROFILES = {
             synthetic_images=(45_000, 5_000, 10_000),
             batch_size=128,
             cnn_epochs=40,
+            trial_images=10_000,
+            trial_epochs=15,
+            trial_batch_size=64,
+            trials=None,
+            augmentation_seeds=3,
+            fast_epochs=16,
+            fast_batch_size=1000,
+            ablation_images=10_000,
+            ablation_epochs=10,
             map_images=4000,
             patch_filters=512,
             preprocessing_images=20_000,

@@ -51,8 +51,8 @@ def test_help_names_every_option_of_run(capsys):
     with pytest.raises(SystemExit):
         cli.main(["run", "--help"])
     text = capsys.readouterr().out
-    options = ("--from", "--profile", "--data", "--seed", "--run", "--set", "--fresh", "STAGE")
-    assert all(option in text for option in options)
+    options = ("--from", "--profile", "--data", "--seed", "--run", "--set", "--devices", "--fresh")
+    assert all(option in text for option in (*options, "STAGE"))
 
 
 @pytest.mark.parametrize(
@@ -66,6 +66,7 @@ def test_help_names_every_option_of_run(capsys):
         (["run", "--set", "EPOCHS=three"], "expected an integer, such as 2"),
         (["run", "--profile", "smok"], "unknown profile 'smok'; did you mean 'smoke'?"),
         (["run", "--seed", "-1"], "expected 0 to 4294967295"),
+        (["run", "--devices", "0"], "--devices 0: expected a number from 1"),
         (["run", "--run", "../x"], "run name '../x' is not usable"),
     ],
 )
@@ -134,6 +135,17 @@ def test_a_failing_stage_is_exit_status_1(root, capsys):
     assert "KeyError: 'lost'" in errors
     assert "go on with: cifar run --from 03 " in errors
     assert "Traceback" not in errors
+
+
+def test_devices_reach_the_notebooks_and_the_command_that_goes_on(root, monkeypatch, capsys):
+    monkeypatch.setenv("CIFAR_UTILS_DEVICES", "auto")  # put back after the test
+    tiny_course.write(root, "03_third", "raise KeyError('lost')")
+    assert cli.main(["run", "1", "3", "--devices", "2"]) == 1
+    errors = capsys.readouterr().err
+    assert errors.splitlines()[-1].startswith("go on with: cifar run --from 03 ")
+    assert errors.splitlines()[-1].endswith(" --devices 2")
+    (found,) = (root / "artifacts").glob("*/01_first/metrics.json")
+    assert json.loads(found.read_text())["environment"]["CIFAR_UTILS_DEVICES"] == "2"
 
 
 def test_control_c_before_the_first_stage(root, monkeypatch, capsys):

@@ -140,6 +140,7 @@ def test_the_kernel_is_this_interpreter_in_a_folder_of_its_own(done):
     assert Path(metrics["cwd"]).parent.name.startswith("cifar-")
     assert metrics["environment"]["PYTHONHASHSEED"] == "0"
     assert metrics["environment"]["MPLBACKEND"] == "module://matplotlib_inline.backend_inline"
+    assert metrics["environment"]["CIFAR_UTILS_LIVE"] == "0"
 
 
 class Page(html.parser.HTMLParser):
@@ -264,6 +265,14 @@ def _change_backend(stage, values, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "another")
 
 
+def _change_devices(stage, values, monkeypatch):
+    monkeypatch.setenv("CIFAR_UTILS_DEVICES", "2")
+
+
+def _change_hosts(stage, values, monkeypatch):
+    monkeypatch.setenv("KERAS_DISTRIBUTION_NUM_PROCESSES", "2")
+
+
 def _change_upstream(stage, values, monkeypatch):
     again = {"fingerprint": "1", "finished": "later"}
     runs.write_json(stage.folder.with_name("01_first") / "stage.json", again)
@@ -283,6 +292,8 @@ def _change_weights(stage, values, monkeypatch):
         _change_library,
         _change_versions,
         _change_backend,
+        _change_devices,
+        _change_hosts,
         _change_upstream,
         _change_weights,
     ],

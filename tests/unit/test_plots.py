@@ -369,6 +369,17 @@ def test_intervals_keep_the_order_and_write_the_values():
     assert axes.get_xlim()[0] <= 0
 
 
+def test_differences_are_drawn_from_the_second_row_on():
+    table = pd.DataFrame(
+        {"difference": [np.nan, 0.1], "low": [np.nan, 0.05], "high": [np.nan, 0.15]},
+        index=["none", "flip"],
+    )
+    axes = plots.differences(table, "accuracy").axes[0]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["flip"]
+    assert [text.get_text() for text in axes.texts] == ["10.0%  [5.0, 15.0]"]
+    assert "accuracy minus that of 'none'" in axes.get_xlabel()
+
+
 def test_class_scores_leave_what_is_missing_empty():
     frame = pd.DataFrame([[0.1, 0.914], [np.nan, 1.0]], index=["a", "b"], columns=["cat", "dog"])
     found = texts(plots.class_scores(frame))
@@ -424,6 +435,8 @@ def test_bars_write_values_in_readable_units():
         (lambda: plots.confusion_matrices({}, NAMES), "no confusion matrices"),
         (lambda: plots.intervals([], [], [], [], "x"), "no intervals"),
         (lambda: plots.intervals(["a"], [1, 2], [0], [3], "x"), "2 values for 1"),
+        (lambda: plots.differences(pd.DataFrame({"low": [0]}), "x"), "has 0 rows"),
+        (lambda: plots.differences(pd.DataFrame({"low": [0, 1]}), "x"), "'difference', 'high'"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(draw, message):

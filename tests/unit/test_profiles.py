@@ -51,6 +51,10 @@ def test_the_numbers_make_sense(profile):
         assert limit is None or limit <= drawn
         assert drawn % 10 == 0
     assert profile.probe_images <= (profile.train_images or 45_000)
+    for images in (profile.trial_images, profile.ablation_images):
+        assert images <= (profile.train_images or 45_000)
+    assert profile.trials is None or profile.trials >= 2, "one variant is no experiment"
+    assert profile.fast_batch_size <= (profile.train_images or 45_000)
     assert list(profile.probe_sizes) == sorted(set(profile.probe_sizes))
     assert profile.probe_sizes[0] == 32
     assert profile.resnet_size in profile.probe_sizes
@@ -59,6 +63,17 @@ def test_the_numbers_make_sense(profile):
 
 def test_bigger_profiles_do_more():
     smoke, cpu, gpu = (profiles.PROFILES[name] for name in ("smoke", "cpu", "gpu"))
-    for field in ("cnn_epochs", "probe_images", "resnet_size", "head_epochs", "finetune_epochs"):
+    for field in (
+        "cnn_epochs",
+        "trial_images",
+        "trial_epochs",
+        "fast_epochs",
+        "ablation_images",
+        "ablation_epochs",
+        "probe_images",
+        "resnet_size",
+        "head_epochs",
+        "finetune_epochs",
+    ):
         values = [getattr(profile, field) for profile in (smoke, cpu, gpu)]
         assert values == sorted(set(values)), field

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from cifar_utils import runtime
+from cifar_utils import distribution, runtime
 
 LISTING = "NVIDIA H100 PCIe, 9.0\nTesla T4, 7.5\n"
 
@@ -95,6 +95,17 @@ def test_a_child_process_looks_where_keras_is_not_imported(monkeypatch, tmp_path
     assert "keras" not in sys.modules
 
 
+def test_a_child_process_looks_where_hosts_have_yet_to_meet(monkeypatch, tmp_path):
+    (tmp_path / "keras.py").write_text(
+        "class distribution:\n    def list_devices(kind):\n        return ['gpu:0']"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("KERAS_DISTRIBUTION_JOB_ADDRESSES", "127.0.0.1:1")
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda kind: 1 / 0)
+    _gpus(monkeypatch, (9, 0))
+    assert runtime.has_gpu()
+
+
 @pytest.mark.parametrize(
     ("capabilities", "expected"),
     [
@@ -140,7 +151,9 @@ def test_hardware_in_words(monkeypatch, tmp_path):
     _gpus(monkeypatch, (9, 0))
     assert runtime.hardware() == "GPU 0"
     _gpus(monkeypatch, (9, 0), (9, 0))
-    assert runtime.hardware() == "2 x GPU 0"
+    for limit, expected in (("auto", "2 x GPU 0"), ("2", "2 x GPU 0"), ("1", "GPU 0")):
+        monkeypatch.setenv("CIFAR_UTILS_DEVICES", limit)
+        assert runtime.hardware() == expected
 
 
 def test_versions_name_what_can_change_a_result():
@@ -177,6 +190,14 @@ def test_start_says_what_it_set_up(policy):
     assert name == keras.backend.backend()
     assert version[0].isdigit()
     assert str(session) == f"{session.backend} on {session.hardware}, mixed_bfloat16, seed 3"
+
+
+def test_start_asks_for_the_devices(policy, monkeypatch):
+    monkeypatch.setattr(distribution, "start", lambda devices: {"auto": 1, 3: 3}[devices])
+    assert runtime.start(0).devices == 1
+    session = runtime.start(0, devices=3)
+    assert session.devices == 3
+    assert str(session).endswith(", seed 0, 3 devices")
 
 
 def test_start_chooses_the_precision(policy, monkeypatch):

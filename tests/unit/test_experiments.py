@@ -1,0 +1,137 @@
+"""Comparing short trainings: which variant is held against which, with what interval."""
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+from cifar_utils import experiments, plots, training
+from cifar_utils.errors import ParameterError
+from cifar_utils.evaluation import Interval
+from cifar_utils.recipes import Recipe
+from tests.unit.trainable import coloured, small_model
+
+TRAIN, VALIDATION = coloured(300), coloured(100, seed=1)
+LONG = Recipe(epochs=6, batch_size=20, learning_rate=0.03)
+SHORT = Recipe(epochs=1, batch_size=300, learning_rate=1e-5)
+
+
+@pytest.fixture(scope="module")
+def found():
+    keras.config.set_dtype_policy("float32")
+    variants = {
+        "short": (small_model, SHORT),
+        "long": (small_model, LONG),
+        "again": (small_model, SHORT),
+        "left out": (small_model, LONG),
+    }
+    return experiments.compare(variants, TRAIN, VALIDATION, most=3)
+
+
+def test_each_variant_is_held_against_the_first(found):
+    table = found.table
+    assert list(table.index) == ["short", "long", "again"]
+    assert list(table["verdict"]) == ["reference", "better", "not told apart"]
+    assert table.loc["short", ["difference", "low", "high"]].isna().all()
+    gap = table.loc["long", "validation"] - table.loc["short", "validation"]
+    assert table.loc["long", "difference"] == pytest.approx(gap)
+    assert table.loc["long", "low"] < gap < table.loc["long", "high"]
+    assert table.loc["long", "training"] > table.loc["short", "training"]
+    assert (table["seconds"] > 0).all()
+
+
+def test_the_same_recipe_and_seed_give_the_same_network(found):
+    assert list(found.table.loc["again", ["difference", "low", "high"]]) == [0, 0, 0]
+
+
+def test_epochs_are_judged_only_if_curves_are_wanted(found):
+    assert "val_loss" not in found.histories["long"]
+    watched = experiments.compare(
+        {"a": (small_model, LONG), "b": (small_model, SHORT)}, TRAIN, VALIDATION, curves=True
+    )
+    assert [len(history) for history in watched.histories.values()] == [6, 1]
+    plots.learning_curves(watched.histories)
+
+
+def test_several_seeds_are_averaged_and_give_their_own_interval(monkeypatch, capsys):
+    """Accuracies that are made up, so that the interval can be computed by hand."""
+    right = {("a", 0): 50, ("a", 1): 60, ("a", 2): 70, ("b", 0): 52, ("b", 1): 64, ("b", 2): 76}
+    trained = []
+
+    def fit(model, train, validation, recipe, *, seed):
+        trained.append((model, seed))
+        return training.Fitted(pd.DataFrame({"loss": [float(seed)]}), 1.0 + seed)
+
+    def predict(model, images):
+        count = right[trained[-1]]
+        answers = np.where(np.arange(100) < count, VALIDATION.labels, VALIDATION.labels + 1)
+        return np.eye(10, dtype=np.float32)[answers % 10]
+
+    monkeypatch.setattr(experiments.training, "fit", fit)
+    monkeypatch.setattr(experiments.evaluation, "predict_logits", predict)
+    variants = {"a": (lambda: "a", SHORT), "b": (lambda: "b", SHORT)}
+    found = experiments.compare(variants, TRAIN, VALIDATION, seeds=range(3))
+    assert trained == [("a", 0), ("a", 1), ("a", 2), ("b", 0), ("b", 1), ("b", 2)]
+    row = found.table.loc["b"]
+    assert found.table.loc["a", "validation"] == pytest.approx(0.60)
+    assert row["validation"] == pytest.approx(0.64)
+    # Differences 2, 4 and 6 points: standard error 2 / sqrt(3), Student's 4.303 for two degrees.
+    reach = 0.02 / 3**0.5 * 4.30265
+    assert row[["difference", "low", "high"]].tolist() == pytest.approx(
+        [0.04, 0.04 - reach, 0.04 + reach], abs=1e-6
+    )
+    assert row["verdict"] == "not told apart"
+    assert row["seconds"] == 2
+    assert found.histories["a"]["loss"].tolist() == [0.0], "that of the first seed"
+    assert "b, seed 2: 76.0% in 3.0 s" in capsys.readouterr().out
+
+
+def test_one_line_a_training(capsys):
+    variants = {"a": (small_model, SHORT), "b": (small_model, SHORT)}
+    experiments.compare(variants, TRAIN, VALIDATION)
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_variants_change_the_recipe_or_the_network():
+    changes = {"plain": {}, "slow": {"epochs": 9}, "other": {"build": keras.Model, "epochs": 2}}
+    made = experiments.variants(small_model, SHORT, changes)
+    assert made["plain"] == (small_model, SHORT)
+    assert made["slow"][0] is small_model
+    assert made["slow"][1].epochs == 9
+    assert made["other"][0] is keras.Model
+    assert made["other"][1].epochs == 2
+    assert changes["other"]["build"] is keras.Model, "what was given is left as it is"
+
+
+def test_views_are_held_against_one_view(monkeypatch):
+    right = {"one": 50, "mirror": 50, "crops": 80}
+
+    def predict(model, images, *, views="one"):
+        answers = np.where(np.arange(100) < right[views], VALIDATION.labels, VALIDATION.labels + 1)
+        return np.eye(10, dtype=np.float32)[answers % 10]
+
+    monkeypatch.setattr(experiments.evaluation, "predict_logits", predict)
+    table = experiments.views(None, VALIDATION)
+    assert table["passes"].tolist() == [1, 2, 6]
+    assert table["accuracy"].tolist() == [0.5, 0.5, 0.8]
+    assert table["difference"].tolist() == pytest.approx([0, 0, 0.3])
+    assert table["verdict"].tolist() == ["reference", "not told apart", "better"]
+    assert (table["seconds"] >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("interval", "expected"),
+    [((0.1, 0.01, 0.2), "better"), ((-0.1, -0.2, -0.01), "worse"), ((0.1, 0, 0.2), "not told")],
+)
+def test_verdict(interval, expected):
+    assert experiments.verdict(Interval(*interval)).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"most": 1}, "got 1 variants and 1 seeds"), ({"seeds": ()}, "got 2 variants and 0 seeds")],
+)
+def test_nothing_to_compare_is_refused(options, message):
+    variants = {"a": (small_model, SHORT), "b": (small_model, SHORT)}
+    with pytest.raises(ParameterError, match=message):
+        experiments.compare(variants, TRAIN, VALIDATION, **options)
