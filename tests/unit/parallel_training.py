@@ -27,8 +27,6 @@ def main(backend: str, *trainings: str) -> None:
 
         if "KERAS_DISTRIBUTION_JOB_ADDRESSES" not in os.environ:
             jax.config.update("jax_num_cpu_devices", 2)
-            # Else steps queue up until none has a thread for each of its two devices.
-            jax.config.update("jax_cpu_enable_async_dispatch", False)
         assemble = jax.make_array_from_process_local_data
 
         def witness(*arguments):
