@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 import keras
 import numpy as np
-from keras import ops
 
 from cifar_utils import paths, recipes
 from cifar_utils.data import Split
@@ -88,7 +87,7 @@ class Checkpoint(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Write the state."""
         arrays = {
-            f"{name}/{index}": ops.convert_to_numpy(variable.value)
+            f"{name}/{index}": variable.numpy()
             for name, variables in self._variables(self.model).items()
             for index, variable in enumerate(variables)
         }

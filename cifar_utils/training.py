@@ -177,9 +177,8 @@ def fit(
     steps = recipe.epochs * epoch_steps
     loss = recipes.loss(recipe)
     trained = adversarial.hardened(model, loss, recipe.adversarial) if recipe.adversarial else model
-    trained.compile(
-        optimizer=recipes.optimizer(recipe, steps), loss=loss, metrics=[recipes.metric(recipe)]
-    )
+    metrics = [recipes.metric(recipe)]
+    trained.compile(optimizer=recipes.optimizer(recipe, steps), loss=loss, metrics=metrics)
     trained.optimizer.build(trained.trainable_variables)
     averaging = stopping = checkpoint = None
     lines, guard = EpochLines(recipe.epochs), LossGuard(steps)
@@ -201,10 +200,13 @@ def fit(
         watchers.append(checkpoint)  # the last one, so that it sees what the others did
     earlier = sum(row["seconds"] for row in lines.rows)
     sparse = recipe.loss == "sparse"
-    judged = validation and Batches(validation.images, validation.labels, 500, sparse=sparse)
+    judged = None
+    if validation is not None:
+        size = distribution.judging_size(len(validation), 500)
+        judged = Batches(validation.images, validation.labels, size, sparse=sparse)
     left = [] if stopping and stopping.over else range(done, recipe.epochs)
     started = time.perf_counter()
-    with distribution.spread(trained) as spreading:
+    with distribution.spread(trained, metrics) as spreading:
         # Keras fixes the size of images when `fit` begins, so each size has a `fit` of its own.
         for side, phase in itertools.groupby(left, recipe.side):
             epochs = list(phase)
