@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 import shutil
 import zipfile
 import zlib
@@ -12,7 +11,7 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
-from cifar_utils import paths, recipes
+from cifar_utils import models, paths, recipes
 from cifar_utils.data import Split
 from cifar_utils.errors import RunError
 
@@ -28,13 +27,6 @@ class Part(Protocol):
 
     def restore(self, numbers: dict[str, Any], arrays: list[np.ndarray]) -> None:
         """Take the state back."""
-
-
-def _digest(model: keras.Model) -> str:
-    """Return a name for the layers of a model, whatever their weights are."""
-    config = json.dumps(model.get_config(), sort_keys=True, default=str)
-    # Keras counts unnamed layers through a whole session: dense, dense_1, dense_2, ...
-    return hashlib.sha256(re.sub(r'_\d+"', '"', config).encode()).hexdigest()[:16]
 
 
 def _described(split: Split | None) -> str:
@@ -53,12 +45,13 @@ def fingerprint(
     model: keras.Model, train: Split, validation: Split | None, recipe: recipes.Recipe, seed: int
 ) -> dict[str, str]:
     """Return what has to be the same for a training to be the same, each with a name."""
+    digest = hashlib.sha256(models.architecture(model)).hexdigest()[:16]
     return {
         **{f"recipe.{name}": repr(value) for name, value in recipes.asdict(recipe).items()},
         "seed": str(seed),
         "training data": _described(train),
         "validation data": _described(validation),
-        "model": f"{model.count_params():,} weights, digest {_digest(model)}",
+        "model": f"{model.count_params():,} weights, digest {digest}",
         "backend": f"{keras.backend.backend()}, Keras {keras.version()}",
     }
 

@@ -1,6 +1,8 @@
 """The networks trained from scratch, and saving and loading models."""
 
+import json
 import math
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -173,6 +175,13 @@ def build(name: str, images: np.ndarray | None = None) -> keras.Model:
             )
         _whiten(model, images)
     return model
+
+
+def architecture(model: keras.Model) -> bytes:
+    """Return what a model is made of, whatever its weights are; equal if built alike."""
+    config = json.dumps(model.get_config(), sort_keys=True, default=str)
+    # Keras counts unnamed layers and operations through a whole session: add, add_1, add_2, ...
+    return re.sub(r'_\d+"', '"', config).encode()
 
 
 def multiply_adds(model: keras.Model) -> int:
