@@ -5,21 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from cifar_utils import native
 from cifar_utils.errors import ParameterError
-
-
-def _gradient(function: Any, images: Any) -> Any:
-    """Return the gradient of a scalar function at ``images``; Keras has no call for it."""
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return jax.grad(function)(images)
-    import tensorflow
-
-    with tensorflow.GradientTape() as tape:
-        tape.watch(images)
-        value = function(images)
-    return tape.gradient(value, images)
 
 
 def float_twin(model: keras.Model) -> keras.Model:
@@ -56,7 +43,7 @@ def attacked(
         return ops.sum(loss.call(targets, twin(images, training=False)))
 
     real = ops.cast(images, "float32")
-    moved = real + step * ops.sign(_gradient(total, real))
+    moved = real + step * ops.sign(native.gradient(total, real))
     return ops.cast(ops.round(ops.clip(moved, 0.0, 255.0)), "uint8")
 
 

@@ -1,4 +1,4 @@
-"""Batches for training and validation, and what may become one."""
+"""Batches for training, validation and prediction, and what may become one."""
 
 import functools
 import math
@@ -6,7 +6,7 @@ import math
 import keras
 import numpy as np
 
-from cifar_utils import augment
+from cifar_utils import augment, native
 from cifar_utils.data import CLASS_NAMES, Split
 from cifar_utils.errors import DataError
 
@@ -146,3 +146,15 @@ class Batches(keras.utils.PyDataset):
             mirror = None if self._mirror is None else self._mirror[chosen]
             inputs, targets = augment.apply(self._policy, inputs, targets, generator, mirror=mirror)
         return (inputs if self._side is None else resized(inputs, self._side)), targets
+
+
+def predict(model: keras.Model, inputs: np.ndarray, batch_size: int) -> np.ndarray:
+    """Return a model's float32 outputs for all inputs.
+
+    Args:
+        model: Of one input and one output.
+        inputs: uint8 ``(N, 32, 32, 3)`` images, or float ``(N, ...)`` features.
+        batch_size: Inputs at a time.
+    """
+    batches = Batches(inputs, np.zeros(len(inputs), np.int64), batch_size, sparse=True)
+    return model.predict(native.feed(batches), verbose=0).astype(np.float32)

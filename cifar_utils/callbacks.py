@@ -17,6 +17,9 @@ from cifar_utils.data import CLASS_NAMES
 _DIVERGED = 5
 """A loss this many times that of the start, or that of guessing, is no transient."""
 
+_GUESSING = 0.95
+"""From this share of the loss of guessing on, a network has hardly learned."""
+
 
 class EpochLines(keras.callbacks.Callback):
     """Prints one line an epoch, the same in a notebook, a terminal and a log file.
@@ -58,7 +61,12 @@ class EpochLines(keras.callbacks.Callback):
 
 
 class LossGuard(keras.callbacks.Callback):
-    """Ends a training that leads nowhere: loss not finite, or far too high for long.
+    """Ends a training that leads nowhere: loss not finite, far too high for long, or network dead.
+
+    Args:
+        steps: Steps of the whole training.
+        samples: A few inputs that differ. A network that has fallen back to guessing is asked about
+            them, and is dead if all get the same answer: then no unit passes a gradient on.
 
     Attributes:
         problem: What happened; empty while all is well.
@@ -66,9 +74,10 @@ class LossGuard(keras.callbacks.Callback):
 
     async_safe = True  # it only reads the logs, so no step has to wait for it
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, samples: np.ndarray) -> None:
         super().__init__()
         self.problem = ""
+        self._samples = samples
         self._patience = max(20, steps // 20)
         self._first: float | None = None
         self._high = 0
@@ -86,6 +95,15 @@ class LossGuard(keras.callbacks.Callback):
             self.problem = f"the loss diverged from {self._first:.3g} to {loss:.3g}"
         if self.problem:
             self._model.stop_training = True  # not self.model, which makes JAX copy its state
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Look at what a network says that does no better than guessing."""
+        if float((logs or {})["loss"]) > _GUESSING * math.log(len(CLASS_NAMES)):
+            answers = ops.convert_to_numpy(self.model(self._samples, training=False))
+            differ = (self._samples != self._samples[:1]).any()
+            if differ and (answers == answers[:1]).all():
+                self.problem = "the network died: every image gets the same answer"
+                self.model.stop_training = True
 
     def numbers(self) -> dict[str, Any]:
         """Return the first loss and for how many steps it has been too high."""

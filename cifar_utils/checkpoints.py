@@ -1,5 +1,6 @@
 """Exact resume: everything a training carries from one epoch to the next, in one file."""
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -47,7 +48,7 @@ def fingerprint(
     """Return what has to be the same for a training to be the same, each with a name."""
     digest = hashlib.sha256(models.architecture(model)).hexdigest()[:16]
     return {
-        **{f"recipe.{name}": repr(value) for name, value in recipes.asdict(recipe).items()},
+        **{f"recipe.{name}": repr(value) for name, value in dataclasses.asdict(recipe).items()},
         "seed": str(seed),
         "training data": _described(train),
         "validation data": _described(validation),

@@ -13,6 +13,7 @@ from typing import Any
 
 import keras
 
+from cifar_utils import native
 from cifar_utils.errors import CifarUtilsError, ParameterError
 
 _parallel: keras.distribution.DataParallel | None = None
@@ -91,17 +92,9 @@ def start(devices: int | str = "auto") -> int:
         parallel = functools.partial(keras.distribution.DataParallel, auto_shard_dataset=False)
         _parallel = parallel(devices=chosen) if chosen else None
     else:
-        _mirror(chosen)
+        native.mirror(chosen)
     _devices = count
     return count
-
-
-def _mirror(names: list[str] | None) -> None:
-    """Have TensorFlow create variables on these devices; None for the usual one."""
-    from tensorflow import distribute
-
-    strategy = distribute.MirroredStrategy(names) if names else None
-    distribute.experimental_set_strategy(strategy)
 
 
 class _Validation(keras.callbacks.Callback):

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from sklearn import metrics
 
+from cifar_utils import batches
 from cifar_utils.errors import CifarUtilsError, ParameterError, nearest
 
 Z95 = 1.959963984540054
@@ -59,14 +60,14 @@ def predict_logits(
     if views not in VIEWS:
         raise ParameterError(f"unknown views {views!r}{nearest(views, list(VIEWS))}")
     if views == "one":
-        return model.predict(images, batch_size=batch_size, verbose=0).astype(np.float32)
+        return batches.predict(model, images, batch_size)
     height, width = images.shape[1:3]
     padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
     total = np.zeros((len(images), *model.output_shape[1:]), np.float32)
     for (row, column, mirrored), weight in VIEWS[views].items():
         view = padded[:, row : row + height, column : column + width]
         view = view[:, :, ::-1] if mirrored else view
-        total += weight * model.predict(view, batch_size=batch_size, verbose=0)
+        total += weight * batches.predict(model, view, batch_size)
     return total
 
 

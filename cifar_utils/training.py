@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import pandas as pd
 
-from cifar_utils import adversarial, augment, checkpoints, distribution, live, recipes
+from cifar_utils import adversarial, augment, checkpoints, distribution, live, native, recipes
 from cifar_utils.batches import Batches, check
 from cifar_utils.callbacks import Averaging, EarlyStopping, EpochLines, LossGuard
 from cifar_utils.data import Split
@@ -181,7 +182,7 @@ def fit(
     trained.compile(optimizer=recipes.optimizer(recipe, steps), loss=loss, metrics=metrics)
     trained.optimizer.build(trained.trainable_variables)
     averaging = stopping = checkpoint = None
-    lines, guard = EpochLines(recipe.epochs), LossGuard(steps)
+    lines, guard = EpochLines(recipe.epochs), LossGuard(steps, np.array(train.images[:16]))
     parts: dict[str, Any] = {"lines": lines, "guard": guard}
     if recipe.averaging != "none":
         averaging = parts["averaging"] = Averaging(recipe.averaging, steps, epoch_steps)
@@ -203,7 +204,7 @@ def fit(
     judged = None
     if validation is not None:
         size = distribution.judging_size(len(validation), 500)
-        judged = Batches(validation.images, validation.labels, size, sparse=sparse)
+        judged = native.feed(Batches(validation.images, validation.labels, size, sparse=sparse))
     left = [] if stopping and stopping.over else range(done, recipe.epochs)
     started = time.perf_counter()
     with distribution.spread(trained, metrics) as spreading:
@@ -223,7 +224,7 @@ def fit(
                 trained.make_train_function(force=True)
             with _advised(recipe):
                 trained.fit(
-                    distribution.share(batches),
+                    native.feed(distribution.share(batches)),
                     initial_epoch=epochs[0],
                     epochs=epochs[-1] + 1,
                     validation_data=judged,

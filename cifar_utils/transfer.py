@@ -19,7 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cifar_utils import models, paths
+from cifar_utils import batches, models, paths
 from cifar_utils.data import IMAGE_SHAPE, Split
 from cifar_utils.errors import ParameterError, WeightsError, nearest
 
@@ -237,7 +237,7 @@ def features(model: keras.Model, images: np.ndarray, batch_size: int = 250) -> F
     if not folder.is_dir():
         with paths.atomic(folder) as partial:
             started = time.perf_counter()
-            values = model.predict(images, batch_size=batch_size, verbose=0)
+            values = batches.predict(model, images, batch_size)
             seconds = time.perf_counter() - started
             partial.mkdir()
             np.save(partial / "values.npy", values.astype(np.float16))
@@ -284,8 +284,8 @@ def probe(
         found = []
         for start in range(0, len(images), 250):
             large = np.array(enlarge(images[start : start + 250]))
-            outputs = base.predict(PREPROCESSING[name](large), batch_size=250, verbose=0)
-            found.append(outputs.astype(np.float32).mean(axis=(1, 2)))
+            outputs = batches.predict(base, PREPROCESSING[name](large), 250)
+            found.append(outputs.mean(axis=(1, 2)))
         return np.concatenate(found)
 
     averaged(train.images[:250], preprocessing[0])  # tracing must not count as the first row's cost

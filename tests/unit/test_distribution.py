@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 
-from cifar_utils import distribution
+from cifar_utils import distribution, native
 from cifar_utils.errors import CifarUtilsError, ParameterError
 
 SCRIPT = Path(__file__).with_name("parallel_training.py")
@@ -137,7 +137,7 @@ def machine(fresh, monkeypatch):
     """Stand in for a machine: call it with the names of its devices; returns what was chosen."""
     chosen = []
     monkeypatch.setattr(keras.backend, "backend", lambda: "tensorflow")
-    monkeypatch.setattr(distribution, "_mirror", chosen.append)
+    monkeypatch.setattr(native, "mirror", chosen.append)
 
     def install(*names):
         monkeypatch.setattr(keras.distribution, "list_devices", lambda: list(names))

@@ -71,18 +71,47 @@ def test_infinite_loss_says_what_to_lower():
 
 def test_a_diverging_loss_says_what_to_lower():
     recipe = recipes.Recipe(epochs=30, batch_size=10, optimizer="sgd", learning_rate=300.0)
-    with pytest.raises(CifarUtilsError, match=r"(diverged|became).* lower the learning rate \(now"):
+    with pytest.raises(
+        CifarUtilsError, match=r"(diverged|became|died).* lower the learning rate \(now"
+    ):
         training.fit(small_model(), coloured(100), None, recipe, seed=0)
 
 
 def test_a_loss_that_is_high_for_a_while_is_left_alone():
-    guard = callbacks.LossGuard(steps=400)
+    guard = callbacks.LossGuard(steps=400, samples=coloured(2).images)
     guard.set_model(small_model())
     for loss in [2.3] + [100.0] * 19 + [2.0] + [100.0] * 19:
         guard.on_train_batch_end(0, {"loss": loss})
     assert not guard.problem
     guard.on_train_batch_end(0, {"loss": 100.0})
     assert guard.problem == "the loss diverged from 2.3 to 100"
+
+
+def killed(model):
+    """Give a small model biases that no input can overcome."""
+    layer = next(layer for layer in model.layers if isinstance(layer, keras.layers.Dense))
+    kernel, bias = layer.get_weights()
+    layer.set_weights([kernel, np.full_like(bias, -1e6)])
+    return model
+
+
+def test_a_dead_network_says_what_to_lower():
+    recipe = recipes.Recipe(epochs=9, batch_size=10)
+    with pytest.raises(CifarUtilsError, match=r"the network died: .* in epoch 1; lower the learn"):
+        training.fit(killed(small_model()), coloured(100), None, recipe, seed=0)
+
+
+def test_a_network_that_has_not_learned_yet_is_left_alone():
+    recipe = recipes.Recipe(epochs=2, batch_size=10, learning_rate=1e-9)
+    fitted = training.fit(small_model(), coloured(100), None, recipe, seed=0)
+    assert fitted.history.loss.min() > 0.95 * np.log(10)
+
+
+def test_equal_images_may_get_equal_answers():
+    images = np.zeros((20, 32, 32, 3), np.uint8)
+    labels = np.arange(20) % 10
+    recipe = recipes.Recipe(epochs=2, batch_size=10)
+    assert len(training.fit(small_model(), Split(images, labels), None, recipe, seed=0).history)
 
 
 class Exhausted(keras.callbacks.Callback):

@@ -1,0 +1,53 @@
+"""What Keras has no call for, said to the backend itself."""
+
+from typing import Any
+
+import keras
+
+
+def gradient(function: Any, inputs: Any) -> Any:
+    """Return the gradient of a scalar function at a tensor ``inputs``."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.grad(function)(inputs)
+    import tensorflow
+
+    with tensorflow.GradientTape() as tape:
+        tape.watch(inputs)
+        value = function(inputs)
+    return tape.gradient(value, inputs)
+
+
+def mirror(devices: list[str] | None) -> None:
+    """Have TensorFlow create the variables to come on these devices; None for the usual one."""
+    from tensorflow import distribute
+
+    strategy = distribute.MirroredStrategy(devices) if devices else None
+    distribute.experimental_set_strategy(strategy)
+
+
+def feed(batches: keras.utils.PyDataset) -> Any:
+    """Return batches as ``fit``, ``evaluate`` and ``predict`` should get them.
+
+    On TensorFlow Keras would make a tf.data.Dataset that tunes itself. The thread that does so
+    sleeps, the longer the later, up to a minute, and is not always woken when the work is done:
+    then the end of an epoch or of ``predict`` waits for it. So TensorFlow gets one without.
+
+    Args:
+        batches: Of tuples of arrays, all with the shapes of the first but for the number of images.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return batches
+    import tensorflow
+
+    signature = tuple(
+        tensorflow.TensorSpec((None, *part.shape[1:]), part.dtype) for part in batches[0]
+    )
+    options = tensorflow.data.Options()
+    options.autotune.enabled = False
+    dataset = tensorflow.data.Dataset.from_generator(
+        lambda: (batches[index] for index in range(len(batches))), output_signature=signature
+    )
+    counted = dataset.apply(tensorflow.data.experimental.assert_cardinality(len(batches)))
+    return counted.prefetch(2).with_options(options)
