@@ -58,6 +58,14 @@ OFFICIAL_MD5 = {
     "test_batch": "40351d587109b95175f43aff81a1287e",
 }
 
+CIFAR100_MD5 = {
+    "cifar-100-python.tar.gz": "eb9058c3a382ffc7106e4002c42a8d85",
+    "cifar-100-binary.tar.gz": "03b5dce01913d631647c71ecec9e9cb8",
+}
+"""The official archives of CIFAR-100, and their checksums, from the page of the data set."""
+
+_CIFAR100_OPCODES = 2_000_000
+
 # The official archives hold 8 or 9 members, the largest of 31.0 MB, and 186.2 MB in all.
 MAX_MEMBERS = 100
 MAX_MEMBER_BYTES = 32_000_000
@@ -468,12 +476,12 @@ class _RecordingUnpickler(pickle.Unpickler):
         return _Call(name)
 
 
-def _unpickle(content: bytes, where: str) -> dict[str, Any]:
+def _unpickle(content: bytes, where: str, most: int = MAX_OPCODES) -> dict[str, Any]:
     """Return the pickled dictionary in ``content`` with text keys, its arrays as ``_Call``."""
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(content)):
-            if count == MAX_OPCODES:
-                raise pickle.UnpicklingError(f"it has more than {MAX_OPCODES:,} instructions")
+            if count == most:
+                raise pickle.UnpicklingError(f"it has more than {most:,} instructions")
             # The unpickler makes room for that many values before it sees that there are none.
             if "PUT" in opcode.name and int(argument or 0) > len(content):
                 raise pickle.UnpicklingError(f"it numbers a value {argument}; do not trust it")
@@ -488,9 +496,9 @@ def _unpickle(content: bytes, where: str) -> dict[str, Any]:
         ) from error
 
 
-def _array(value: Any, where: str) -> np.ndarray:
-    """Return the uint8 array that a pickle describes."""
-    shape = (RECORDS_PER_FILE, PIXELS)
+def _array(value: Any, where: str, records: int) -> np.ndarray:
+    """Return the uint8 array ``(records, 3072)`` that a pickle describes."""
+    shape = (records, PIXELS)
     found = type(value).__name__
     with suppress(AttributeError, TypeError, ValueError, UnicodeError):
         if value.name == "_frombuffer":
@@ -509,7 +517,7 @@ def _array(value: Any, where: str) -> np.ndarray:
 def _python_images(content: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the labels and planes in a python-layout file."""
     batch = _unpickle(content, where)
-    pixels, given = _array(batch.get("data"), where), batch.get("labels")
+    pixels, given = _array(batch.get("data"), where, RECORDS_PER_FILE), batch.get("labels")
     if not isinstance(given, list) or not all(type(label) is int for label in given):
         raise DataError(
             f"'labels' in {where} is not a list of whole numbers but {type(given).__name__}; "
@@ -583,3 +591,47 @@ def _checked(name: str, layout: str, content: bytes, where: str) -> Batch | None
     known = OFFICIAL_MD5.get(name)
     official = bool(known) and hashlib.md5(content, usedforsecurity=False).hexdigest() == known
     return Batch(_batch_names(layout).index(name), layout, labels, planes, official)
+
+
+# CIFAR-100
+
+
+def cifar100(archive: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read the training images of an official archive of CIFAR-100, in either layout.
+
+    Args:
+        archive: A key of ``CIFAR100_MD5`` in any folder.
+
+    Returns:
+        uint8 ``(N, 32, 32, 3)`` images and int64 ``(N,)`` fine labels, 0 to 99.
+
+    Raises:
+        DataError: It has another checksum, or cannot be read.
+    """
+    expected = CIFAR100_MD5[archive.name]
+    with _reading(archive), archive.open("rb") as file:
+        found = hashlib.file_digest(file, "md5").hexdigest()
+        if found != expected:
+            raise DataError(
+                f"{archive} is not the official archive: found md5 {found}, expected {expected}; "
+                "remove it and get it again"
+            )
+        file.seek(0)
+        with gzip.open(file) as stream, tarfile.open(fileobj=stream, tarinfo=_Header) as tar:
+            for member in tar:
+                _check_member(member)
+                if PurePosixPath(member.name).name in ("train", "train.bin"):
+                    content = _content(tar, member)
+                    break
+            else:
+                raise DataError(f"{archive} lacks the file train; remove it and get it again")
+    where = f"train in {archive}"
+    if member.name.endswith(".bin"):
+        records = np.frombuffer(content, np.uint8).reshape(-1, 2 + PIXELS)  # coarse, fine, planes
+        labels, planes = records[:, 1], records[:, 2:]
+    else:
+        batch = _unpickle(content, where, _CIFAR100_OPCODES)
+        labels = np.array(batch["fine_labels"])
+        planes = _array(batch["data"], where, len(labels))
+    images = planes.reshape(-1, 3, *IMAGE_SHAPE[:2]).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(images), labels.astype(np.int64)

@@ -215,7 +215,6 @@ def map_images(images: np.ndarray, inputs: np.ndarray, seed: int = 0) -> dict[st
         ParameterError: There are too few images, or not as many features.
     """
     from sklearn.decomposition import PCA
-    from sklearn.manifold import TSNE
 
     if not 100 <= len(images) == len(inputs):
         raise ParameterError(
@@ -223,11 +222,27 @@ def map_images(images: np.ndarray, inputs: np.ndarray, seed: int = 0) -> dict[st
             "and features of each"
         )
     pixels = images.reshape(len(images), -1).astype(np.float32)
-    components = PCA(50, random_state=seed).fit_transform(inputs.astype(np.float32))
     return {
         "PCA of the pixels": PCA(2, random_state=seed).fit_transform(pixels),
-        "t-SNE of patch features": TSNE(random_state=seed).fit_transform(components),
+        "t-SNE of patch features": neighbour_map(inputs, seed),
     }
+
+
+def neighbour_map(inputs: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Return the plane of t-SNE on 50 principal components, see ``map_images``.
+
+    Args:
+        inputs: Features ``(N, D)``, N at least 100 and D at least 50.
+        seed: Of both.
+
+    Returns:
+        float32 ``(N, 2)``.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    components = PCA(50, random_state=seed).fit_transform(inputs.astype(np.float32))
+    return TSNE(random_state=seed).fit_transform(components)
 
 
 def neighbour_agreement(points: np.ndarray, labels: np.ndarray) -> float:

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from cifar_utils import augment, native
-from cifar_utils.data import CLASS_NAMES, Split
+from cifar_utils.data import Split
 from cifar_utils.errors import DataError
 
 
@@ -20,7 +20,7 @@ def check(split: Split, model: keras.Model, name: str) -> None:
         name: What to call the split in a message.
 
     Raises:
-        DataError: A shape, a range or a dtype is another than the model or the ten classes expect.
+        DataError: A shape, a range or a dtype is another than the model expects.
     """
     inputs, labels = split.images, split.labels
     expected = model.inputs[0]
@@ -44,10 +44,9 @@ def check(split: Split, model: keras.Model, name: str) -> None:
     if not len(labels):
         raise DataError(f"the {name} split is empty; expected at least one image")
     low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= len(CLASS_NAMES):
-        raise DataError(
-            f"the {name} labels go from {low} to {high}; expected 0 to {len(CLASS_NAMES) - 1}"
-        )
+    classes = model.outputs[0].shape[-1]
+    if low < 0 or high >= classes:
+        raise DataError(f"the {name} labels go from {low} to {high}; expected 0 to {classes - 1}")
 
 
 @functools.cache
@@ -91,12 +90,13 @@ class Batches(keras.utils.PyDataset):
 
     Args:
         inputs: uint8 ``(N, 32, 32, 3)`` images, or float ``(N, ...)`` features.
-        labels: Integers ``(N,)``, 0 to 9.
+        labels: Integers ``(N,)``, from 0.
         batch_size: Images a batch; the last of an epoch may be smaller.
         policy: How to vary images; None for validation.
         seed: Of order and augmentation.
         side: Side in pixels to which images are reduced.
         sparse: Whether targets are the labels themselves and not one-hot.
+        classes: How many there are.
     """
 
     def __init__(
@@ -109,11 +109,12 @@ class Batches(keras.utils.PyDataset):
         seed: int = 0,
         side: int | None = None,
         sparse: bool = False,
+        classes: int = 10,
     ) -> None:
         super().__init__()
         self._inputs, self._labels = inputs, labels
         self._batch_size, self._policy, self._seed = batch_size, policy, seed
-        self._side, self._sparse = side, sparse
+        self._side, self._sparse, self._classes = side, sparse, classes
         self.start(0)
 
     def start(self, epoch: int) -> None:
@@ -134,13 +135,13 @@ class Batches(keras.utils.PyDataset):
         return math.ceil(len(self._inputs) / self._batch_size)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return batch ``index``: inputs, and float32 ``(N, 10)`` targets or the labels."""
+        """Return batch ``index``: inputs, and float32 ``(N, K)`` targets or the labels."""
         chosen = self._order[index * self._batch_size : (index + 1) * self._batch_size]
         inputs, targets = self._inputs[chosen], self._labels[chosen]
         if inputs.dtype == np.float16:  # stored features; processors compute in float32
             inputs = inputs.astype(np.float32)
         if not self._sparse:
-            targets = np.eye(len(CLASS_NAMES), dtype=np.float32)[targets]
+            targets = np.eye(self._classes, dtype=np.float32)[targets]
         if self._policy is not None and self._policy != augment.Policy():
             generator = np.random.default_rng((self._seed, self._epoch, index))
             mirror = None if self._mirror is None else self._mirror[chosen]

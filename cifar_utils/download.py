@@ -1,9 +1,9 @@
-"""Fetching an archive from whichever source is fast enough, and proving that it is the right one.
+"""Fetching a file from whichever source is fast enough, and proving that it is the right one.
 
-What was received is kept in ``.downloads/`` of the data folder: ``NAME.SHA.part`` (SHA: the first
-eight digits of the archive's SHA-256), beside it ``.json``, which says where the bytes came from,
-and ``.lock``. A later call goes on from there, from any source and also after ``kill -9``. Only an
-archive whose SHA-256 is right gets its final name.
+What was received is kept in ``.downloads/`` of the data folder: ``NAME.SUM.part`` (SUM: the first
+eight digits of the file's checksum), beside it ``.json``, which says where the bytes came from, and
+``.lock``. A later call goes on from there, from any source and also after ``kill -9``. Only a file
+whose checksum is right gets its final name: SHA-256 for an archive, MD5 for pretrained weights.
 """
 
 import errno
@@ -34,8 +34,15 @@ if TYPE_CHECKING:
     from requests import Response
     from rich.progress import Progress
 
+File = sources.Archive | sources.WeightsFile
+"""What can be downloaded."""
+
 _CHUNK = 1 << 16
-_GZIP = b"\x1f\x8b"
+# What files begin with, and what to call such a file.
+_MAGIC = {
+    "archive": (b"\x1f\x8b", "a gzip file"),
+    "weights file": (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+}
 _SPARE_BYTES = 10_000_000
 _LONGEST_WAIT = 30.0
 # A source that sent nothing may have been unlucky that often before a slow one is preferred to it.
@@ -75,11 +82,11 @@ class Patience:
 
 @dataclass(frozen=True)
 class Receipt:
-    """How an archive was downloaded; it lies beside the archive as ``NAME.json``.
+    """How a file was downloaded; it lies beside the file as ``NAME.json``.
 
     Attributes:
         archive: File name.
-        sha256: SHA-256 of the archive.
+        sha256: SHA-256 of the file.
         bytes: Size.
         sources: Bytes by the URL that sent them, without credentials and query; ``unknown`` for
             those of an interrupted download whose record was lost.
@@ -98,12 +105,23 @@ _PATIENCE = Patience()
 
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits."""
+    return _digest(path, "sha256")
+
+
+def _digest(path: Path, algorithm: str) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def proven(path: Path, file: File) -> bool:
+    """Return whether there is a file at ``path`` and it has the size and checksum of ``file``."""
+    if not path.is_file() or path.stat().st_size != file.bytes:
+        return False
+    return _digest(path, file.checksum.algorithm) == file.checksum.digest
 
 
 def receipt(path: Path) -> Receipt | None:
-    """Return how the archive at ``path`` was downloaded.
+    """Return how the file at ``path`` was downloaded.
 
     Returns:
         None where nothing is known: the receipt is missing, damaged or about another file.
@@ -145,18 +163,41 @@ def fetch(
     """
     archive = _chosen(name, mirrors)
     urls = [url + archive.name if url.endswith("/") else url for url in mirrors]
+    return _fetched(archive, [*urls, *archive.urls], folder, patience)
+
+
+def fetch_imagenet(*, folder: Path | None = None, patience: Patience = _PATIENCE) -> Path:
+    """Download Keras's ImageNet weights of ResNet50, as ``fetch`` does an archive.
+
+    Args:
+        folder: Where to put the file, None for ``paths.data_dir()``.
+        patience: How long sources may take.
+
+    Returns:
+        Path of the file, its MD5 checked.
+
+    Raises:
+        ParameterError: The list that ``CIFAR_UTILS_MIRRORS`` names cannot be used.
+        DataError: As for ``fetch``.
+        KeyboardInterrupt: The user stopped it; the message says how much is kept.
+    """
+    file = sources.imagenet()
+    return _fetched(file, file.urls, folder, patience)
+
+
+def _fetched(file: File, urls: Iterable[str], folder: Path | None, patience: Patience) -> Path:
+    """Return the path of a file in the folder, downloaded unless it is there."""
     folder = folder or paths.data_dir()
-    path = folder / archive.name
-    with _usable(folder, archive.bytes):
-        if _present(path, archive):
+    path = folder / file.name
+    with _usable(folder, file.kind, file.bytes):
+        if _present(path, file):
             return path
-        partial = folder / ".downloads" / f"{archive.name}.{archive.sha256[:8]}.part"
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(partial.with_suffix(".lock"), archive.name):
-            if not _present(path, archive):
-                with _Part(partial, archive.bytes) as part, _Reporter(part) as reporter:
-                    urls += archive.urls
-                    _Download(archive, urls, part, patience, reporter).run(path)
+        partial = folder / ".downloads" / f"{file.name}.{file.checksum.digest[:8]}.part"
+        waiting = f"another process downloads {file.name}; waiting for it (Ctrl-C stops waiting)"
+        with paths.locked(partial.with_suffix(".lock"), waiting):
+            if not _present(path, file):
+                with _Part(partial, file.bytes, file.kind) as part, _Reporter(part) as reporter:
+                    _Download(file, urls, part, patience, reporter).run(path)
     return path
 
 
@@ -184,27 +225,29 @@ def _receipt_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def _present(path: Path, archive: sources.Archive) -> bool:
-    """Return whether the archive is there; another file of its name is the user's, so an error."""
+def _present(path: Path, file: File) -> bool:
+    """Return whether the file is there; another one of its name is the user's, so an error."""
     if not path.exists():
         return False
-    expected, found = _identity(archive.bytes, archive.sha256), "a folder"
+    expected, found = _identity(file.bytes, file.checksum), "a folder"
     if path.is_file():
-        found = _identity(path.stat().st_size, sha256(path))
+        algorithm = file.checksum.algorithm
+        checksum = sources.Checksum(algorithm, _digest(path, algorithm))
+        found = _identity(path.stat().st_size, checksum)
     if found == expected:
         return True
     raise DataError(
-        f"{path} is not the archive of that name: found {found}; expected {expected}; move it "
+        f"{path} is not the {file.kind} of that name: found {found}; expected {expected}; move it "
         "away, or choose another folder with CIFAR_UTILS_DATA_DIR, and try again"
     )
 
 
-def _identity(size: int, digest: str) -> str:
-    return f"{size:,} bytes, sha256 {digest}"
+def _identity(size: int, checksum: sources.Checksum) -> str:
+    return f"{size:,} bytes, {checksum.algorithm} {checksum.digest}"
 
 
 @contextmanager
-def _usable(folder: Path, missing: int = 0) -> Iterator[None]:
+def _usable(folder: Path, kind: str, missing: int) -> Iterator[None]:
     """Turn an error of the file system into one that says what to do about the folder."""
     try:
         yield
@@ -212,39 +255,20 @@ def _usable(folder: Path, missing: int = 0) -> Iterator[None]:
         raise
     except OSError as error:
         if error.errno in _FULL:
-            raise _no_room(folder, missing, error.strerror) from error
+            raise _no_room(folder, kind, missing, error.strerror) from error
         raise DataError(
             f"cannot use the folder {folder}: {error.strerror or error}; expected one that you may "
             "write to; choose it with CIFAR_UTILS_DATA_DIR"
         ) from error
 
 
-def _no_room(folder: Path, missing: int, reason: str | None) -> DataError:
+def _no_room(folder: Path, kind: str, missing: int, reason: str | None) -> DataError:
     free = shutil.disk_usage(folder).free
     return DataError(
-        f"no room for the archive in {folder}: {_megabytes(missing)} MB more are needed, "
+        f"no room for the {kind} in {folder}: {_megabytes(missing)} MB more are needed, "
         f"{_megabytes(free)} MB are free ({reason}); make room, or choose a folder on another disk "
         "with CIFAR_UTILS_DATA_DIR; the same command goes on from what is kept"
     )
-
-
-@contextmanager
-def _locked(path: Path, name: str) -> Iterator[None]:
-    """Keep other processes from the same download; the system frees the lock of a dead one."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(
-            f"another process downloads {name}; waiting for it (Ctrl-C stops waiting)", flush=True
-        )
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 class _Segment(NamedTuple):
@@ -265,8 +289,8 @@ class _Part:
         inherited: How many of them were there when the program started.
     """
 
-    def __init__(self, path: Path, expected: int) -> None:
-        self.path, self.expected = path, expected
+    def __init__(self, path: Path, expected: int, kind: str = "archive") -> None:
+        self.path, self.expected, self.kind = path, expected, kind
         self._record = path.with_suffix(".json")
         path.touch()
         self._file = path.open("r+b", buffering=0)
@@ -322,7 +346,7 @@ class _Part:
         Bytes that are kept already are compared: equal ones are skipped; where they differ, the
         part is cut and written anew from there.
         """
-        with _usable(self.path.parent, self.missing):
+        with _usable(self.path.parent, self.kind, self.missing):
             self._file.seek(offset)
             kept = self._file.read(min(len(data), self.length - offset))
             if not data.startswith(kept):
@@ -444,7 +468,7 @@ class _Download:
 
     def __init__(
         self,
-        archive: sources.Archive,
+        file: File,
         urls: Iterable[str],
         part: _Part,
         patience: Patience,
@@ -452,7 +476,7 @@ class _Download:
     ) -> None:
         from requests import Session
 
-        self.archive, self.part = archive, part
+        self.file, self.part = file, part
         self.sources = [_Source(url) for url in dict.fromkeys(urls)]
         self.patience, self.reporter = patience, reporter
         self.session = Session()
@@ -465,7 +489,7 @@ class _Download:
         """Fetch what is missing, check everything and put it at ``path`` with its receipt."""
         folder, part = path.parent, self.part
         if part.missing and shutil.disk_usage(folder).free < part.missing + _SPARE_BYTES:
-            raise _no_room(folder, part.missing, "counted beforehand")
+            raise _no_room(folder, part.kind, part.missing, "counted beforehand")
         try:
             with self.session:
                 self._fetch(path)
@@ -474,22 +498,23 @@ class _Download:
                 f"interrupted; {part.progress()} are kept; the same command goes on from there"
             ) from None
         record = Receipt(
-            archive=self.archive.name,
-            sha256=self.archive.sha256,
-            bytes=self.archive.bytes,
+            archive=self.file.name,
+            sha256=sha256(part.path),
+            bytes=self.file.bytes,
             sources=part.sources(),
             fetched=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         part.finish(path)
         runs.write_json(_receipt_path(path), record)
-        self.reporter.finish(path)
+        self.reporter.finish(path, self.file.checksum.algorithm)
 
     def _fetch(self, path: Path) -> None:
-        """Fill the part until its SHA-256 is right.
+        """Fill the part until its checksum is right.
 
         A wrong sum over bytes of one source is its own. Over bytes of several it blames none of
         them: everything is fetched afresh, from one source alone, and then from the next alone.
         """
+        algorithm, expected = self.file.checksum
         alone = False
         while alive := self._alive(self.sources):
             if alone:
@@ -500,29 +525,31 @@ class _Download:
                     break
                 alive[0].dead = True
                 continue
-            found = sha256(self.part.path)
-            if found == self.archive.sha256:
+            found = _digest(self.part.path, algorithm)
+            if found == expected:
                 return
-            self.reporter.say(f"what was received has the wrong sha256 {found}; starting afresh")
+            self.reporter.say(
+                f"what was received has the wrong {algorithm} {found}; starting afresh"
+            )
             # What an earlier call left may be all that is wrong.
             urls = [] if self.part.inherited else list(self.part.sources())
             self.part.truncate(0)
             alone |= len(urls) > 1
             for source in self.sources:
                 if urls == [source.label]:
-                    source.left(_LeftError(f"sends a file of sha256 {found}", for_good=True))
+                    source.left(_LeftError(f"sends a file of {algorithm} {found}", for_good=True))
         raise self._failure(path)
 
     def _failure(self, path: Path) -> DataError:
         said = "".join(f"\n  {source.label}: {source.said}" for source in self.sources)
-        expected = _identity(self.archive.bytes, self.archive.sha256)
+        expected = _identity(self.file.bytes, self.file.checksum)
         return DataError(
-            f"{self.archive.name} ({expected}) could not be downloaded; "
+            f"{self.file.name} ({expected}) could not be downloaded; "
             f"what each source said:{said}\n"
             f"{self.part.progress()} are kept. What to do:\n"
             "  try again later: the same command goes on from there\n"
-            "  name another source: cifar data fetch --mirror URL, or CIFAR_UTILS_MIRRORS=FILE\n"
-            f"  download the archive by other means and put it at {path}"
+            f"  name another source: {self.file.option}\n"
+            f"  download the {self.file.kind} by other means and put it at {path}"
         )
 
     def _alive(self, group: list[_Source]) -> list[_Source]:
@@ -544,7 +571,7 @@ class _Download:
                 self._ask(source, self._floor(source, group))
                 if not self.part.missing:
                     return True
-            gained = self.part.length - furthest >= max(1, self.archive.bytes * _PROGRESS)
+            gained = self.part.length - furthest >= max(1, self.file.bytes * _PROGRESS)
             fruitless = 0 if gained else fruitless + 1
             furthest = max(furthest, self.part.length)
         return not self.part.missing
@@ -593,7 +620,7 @@ class _Download:
                 raise _LeftError("has another file now", whole=True)
             meter = _Meter(self.patience.window)
             try:
-                for data in _body(response, offset, part.expected):
+                for data in _body(response, offset, self.file):
                     part.write(offset, data, source.label, etag)
                     offset += len(data)
                     self.reporter.received(len(data))
@@ -641,19 +668,20 @@ def _first_byte(response: "Response", part: _Part) -> int:
     return start
 
 
-def _body(response: "Response", offset: int, expected: int) -> Iterator[bytes]:
-    """Yield a body, which begins at ``offset``, as it arrives, up to the archive's end."""
+def _body(response: "Response", offset: int, file: File) -> Iterator[bytes]:
+    """Yield a body, which begins at ``offset``, as it arrives, up to the file's end."""
     if offset == 0:
-        data = response.raw.read(len(_GZIP), decode_content=False)
+        magic, called = _MAGIC[file.kind]
+        data = response.raw.read(len(magic), decode_content=False)
         if not data:
             raise _LeftError("ended its answer early")
-        if not _GZIP.startswith(data):
-            raise _LeftError("sends something else than a gzip file", for_good=True)
+        if not magic.startswith(data):
+            raise _LeftError(f"sends something else than {called}", for_good=True)
         yield data
         offset = len(data)
-    while offset < expected:
+    while offset < file.bytes:
         # `read` would wait for a whole chunk: minutes, from a source that trickles.
-        data = response.raw.read1(min(_CHUNK, expected - offset), decode_content=False)
+        data = response.raw.read1(min(_CHUNK, file.bytes - offset), decode_content=False)
         if not data:
             raise _LeftError("ended its answer early")
         yield data
@@ -781,12 +809,12 @@ class _Reporter:
             self.say(f"{self._part.progress()}, {_rate(speed)}, about {seconds:,.0f} s left")
             self._last = now, self._count
 
-    def finish(self, path: Path) -> None:
+    def finish(self, path: Path, algorithm: str) -> None:
         """Say what was done, and how fast."""
         seconds = time.monotonic() - self._start
         speed = _rate(self._count / max(seconds, 1e-3))
         received = f"{_megabytes(self._count)} MB received in {seconds:.1f} s ({speed})"
-        self.say(f"{path}: {received}, sha256 checked")
+        self.say(f"{path}: {received}, {algorithm} checked")
 
 
 def _bar(part: _Part) -> "Progress":

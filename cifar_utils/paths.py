@@ -66,3 +66,26 @@ def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` atomically, as UTF-8."""
     with atomic(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def locked(path: Path, waiting: str) -> Iterator[None]:
+    """Keep other processes out of the block; the system frees the lock of a dead one.
+
+    Args:
+        path: The lock's file; it stays.
+        waiting: What to print where another process is in the block and this one has to wait.
+    """
+    from filelock import FileLock, Timeout
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(waiting, flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

@@ -151,8 +151,8 @@ def fit(
     """Train ``model`` in place (notebook 02 introduces it).
 
     Args:
-        model: From inputs to ``(N, 10)`` logits. Inputs are images, or features where the split's
-            ``images`` hold features.
+        model: From inputs to ``(N, K)`` logits of K classes. Inputs are images, or features where
+            the split's ``images`` hold features.
         train: What to learn from.
         validation: What to judge each epoch by, never learned from; may be None.
         recipe: How.
@@ -200,11 +200,11 @@ def fit(
             print(f"goes on after epoch {done}, from {backup}")
         watchers.append(checkpoint)  # the last one, so that it sees what the others did
     earlier = sum(row["seconds"] for row in lines.rows)
-    sparse = recipe.loss == "sparse"
+    targets: Any = {"sparse": recipe.loss == "sparse", "classes": model.outputs[0].shape[-1]}
     judged = None
     if validation is not None:
         size = distribution.judging_size(len(validation), 500)
-        judged = native.feed(Batches(validation.images, validation.labels, size, sparse=sparse))
+        judged = native.feed(Batches(validation.images, validation.labels, size, **targets))
     left = [] if stopping and stopping.over else range(done, recipe.epochs)
     started = time.perf_counter()
     with distribution.spread(trained, metrics) as spreading:
@@ -218,7 +218,7 @@ def fit(
                 policy=augment.get(recipe.augmentation),
                 seed=seed,
                 side=side if recipe.sizes else None,
-                sparse=sparse,
+                **targets,
             )
             if recipe.sizes:  # or TensorFlow compiles the second size for any size, which is slow
                 trained.make_train_function(force=True)

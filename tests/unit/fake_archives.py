@@ -88,6 +88,28 @@ def pack(path: Path, members: Iterable[tuple[tarfile.TarInfo, bytes]]) -> Path:
     return path
 
 
+def cifar100_records(count: int) -> np.ndarray:
+    """The records of CIFAR-100's binary version: coarse label, fine label, planes."""
+    records = np.random.default_rng(7).integers(0, 256, (count, 3074), np.uint8)
+    records[:, 1] = np.arange(count) % 100
+    return records
+
+
+def cifar100(path: Path, count: int = RECORDS) -> Path:
+    """Write a small archive of CIFAR-100 in the layout of its name."""
+    layout, records = path.name.split("-")[2].partition(".")[0], cifar100_records(count)
+    if layout == "binary":
+        return pack(path, [member("cifar-100-binary/train.bin", records.tobytes())])
+    batch = {
+        b"filenames": [b"aeroplane_s_000021.png"] * count,
+        b"fine_labels": records[:, 1].tolist(),
+        b"coarse_labels": records[:, 0].tolist(),
+        b"data": records[:, 2:].copy(),
+    }
+    meta = member("cifar-100-python/meta", pickle.dumps({}, 2))
+    return pack(path, [meta, member("cifar-100-python/train", pickle.dumps(batch, 2))])
+
+
 def list_source(path: Path, url: str, monkeypatch, archive: Path | None = None) -> None:
     """Let CIFAR_UTILS_MIRRORS name a file with the URL of one archive and nothing else."""
     content = archive.read_bytes() if archive else b""

@@ -4,6 +4,7 @@ import os
 import pickle
 import struct
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -445,3 +446,30 @@ def test_a_pickle_of_nothing_but_instructions_is_given_up_soon(tmp_path):
     path.write_bytes(b"\x80\x02" + b"N" * 1_000_000 + b".")
     with pytest.raises(DataError, match="more than 200,000 instructions"):
         archives.read_file(path, "python")
+
+
+# CIFAR-100
+
+
+@pytest.mark.parametrize("name", archives.CIFAR100_MD5)
+def test_cifar100_is_read_from_both_layouts(tmp_path, monkeypatch, name):
+    path = fake.cifar100(tmp_path / name)
+    with pytest.raises(DataError, match=f"expected {archives.CIFAR100_MD5[name]}; remove it"):
+        archives.cifar100(path)
+    md5 = hashlib.md5(path.read_bytes()).hexdigest()
+    monkeypatch.setitem(archives.CIFAR100_MD5, name, md5)
+    images, labels = archives.cifar100(path)
+    records = fake.cifar100_records(fake.RECORDS)
+    assert (images.dtype, labels.dtype) == (np.uint8, np.int64)
+    np.testing.assert_array_equal(labels, records[:, 1])
+    # Row 4 and column 5 of the green plane, which is the second of three.
+    np.testing.assert_array_equal(images[:, 4, 5, 1], records[:, 2 + 1024 + 4 * 32 + 5])
+
+
+def test_a_cifar100_pickle_goes_through_the_allow_list(tmp_path, monkeypatch):
+    name = "cifar-100-python.tar.gz"
+    hostile = fake.member("cifar-100-python/train", pickle.dumps({b"data": Path("x")}, 2))
+    path = fake.pack(tmp_path / name, [hostile])
+    monkeypatch.setitem(archives.CIFAR100_MD5, name, hashlib.md5(path.read_bytes()).hexdigest())
+    with pytest.raises(DataError, match="which no CIFAR-10 file needs"):
+        archives.cifar100(path)
