@@ -75,10 +75,9 @@ def test_inference_gives_the_same_outputs_without_normalisation(policy, toleranc
     close(fast.predict(IMAGES, verbose=0), expected, tolerance)
 
 
-def trained(model, optimizer, steps=3):
+def trained(model, optimizer):
     model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    for _ in range(steps):
-        model.train_on_batch(IMAGES, np.arange(6))
+    model.train_on_batch(IMAGES, np.arange(6))
 
 
 def test_training_is_that_of_the_network_and_changes_the_same_weights():
@@ -86,11 +85,11 @@ def test_training_is_that_of_the_network_and_changes_the_same_weights():
     before = ours.get_weights()
     fast = folded.trainable(ours)
     assert not normalisations(fast)
-    trained(fast, keras.optimizers.SGD(0.01))
-    trained(theirs, keras.optimizers.SGD(0.01))
+    for model in (fast, theirs):
+        trained(model, keras.optimizers.SGD(0.1))  # one step, which is the gradients
     changed = 0
     for found, expected, was in zip(ours.get_weights(), theirs.get_weights(), before, strict=True):
-        np.testing.assert_allclose(found, expected, atol=1e-6)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
         changed += not np.array_equal(found, was)
     assert changed == len(ours.trainable_weights) == len(fast.trainable_weights)
     close(ours.predict(IMAGES, verbose=0), fast.predict(IMAGES, verbose=0), 1e-5)
@@ -119,7 +118,7 @@ def test_normalisation_that_learns_stays():
 
 def test_the_trained_network_saves_with_built_in_layers(tmp_path):
     model = network()
-    trained(folded.trainable(model), "adam", 1)
+    trained(folded.trainable(model), "adam")
     models.save(model, tmp_path / "model.keras")
     code = (
         "import keras, numpy, sys; model = keras.models.load_model(sys.argv[1]);"
