@@ -49,6 +49,8 @@ class _Discriminative(keras.optimizers.Optimizer):
         **options: As for the optimizer.
     """
 
+    weight_decay: float | None
+
     def __init__(self, *arguments: Any, rates: Rates = (), **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.rates = tuple((start, float(value)) for start, value in rates)
@@ -68,7 +70,9 @@ class _Discriminative(keras.optimizers.Optimizer):
     def _apply_weight_decay(self, variables: list[keras.Variable]) -> None:
         """Take from each weight its share, at its own rate."""
         decay = self.weight_decay
-        for own in sorted(set(self._factors)) if decay else ():
+        if not decay:
+            return
+        for own in sorted(set(self._factors)):
             group = [v for v in variables if self._factors[self._get_variable_index(v)] == own]
             self.weight_decay = decay * own
             super()._apply_weight_decay(group)
@@ -160,7 +164,7 @@ class Muon(_Discriminative, keras.optimizers.Muon):
         learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 0.2,
         momentum: float = 0.6,
         adam_ratio: float = 0.01,
-        **options: object,
+        **options: Any,
     ) -> None:
         options.setdefault("exclude_layers", FINAL_LAYERS)
         super().__init__(

@@ -209,12 +209,17 @@ def test_a_killed_fine_tuning_ends_like_one_that_was_not(tmp_path, epoch, uninte
 
 
 def test_cached_activations_train_as_images_do(capsys):
-    direct, one = tuned([Phase("conv4", GENTLE)])
-    cached, other = tuned([Phase("conv4", GENTLE, cached=True)])
+    slow = dataclasses.replace(GENTLE, learning_rate=1e-4)
+    before = np.concatenate([weight.ravel() for weight in stand_in().get_weights()])
+    changes, losses = [], []
+    for cached in (False, True):
+        model, fitted = tuned([Phase("conv4", slow, cached=cached)])
+        changes.append(np.concatenate([w.ravel() for w in model.get_weights()]) - before)
+        losses.append(fitted.history["loss"])
     assert "GB on disk" in capsys.readouterr().out
-    np.testing.assert_allclose(other.history["loss"], one.history["loss"], rtol=0.01)
-    for found, expected in zip(cached.get_weights(), direct.get_weights(), strict=True):
-        np.testing.assert_allclose(found, expected, atol=5e-3)
+    np.testing.assert_allclose(*losses, rtol=1e-3)
+    # They are kept in half precision.
+    assert np.linalg.norm(changes[1] - changes[0]) < 0.02 * np.linalg.norm(changes[0])
 
 
 def test_cached_activations_of_both_versions_are_drawn_anew():
