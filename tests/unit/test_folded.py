@@ -12,7 +12,7 @@ IMAGES = GENERATOR.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
 
 
 @pytest.fixture(autouse=True)
-def policy():
+def own_policy():
     yield
     keras.config.set_dtype_policy("float32")
 
