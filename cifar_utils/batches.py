@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import Any
 
 import keras
 import numpy as np
@@ -82,6 +83,43 @@ def resized(images: np.ndarray, side: int) -> np.ndarray:
     return (smaller + 0.5).astype(np.uint8)
 
 
+class Mirrored:
+    """Features of images with those of the mirrored images; indexed, it gives the former.
+
+    Attributes:
+        plain: float ``(N, ...)``.
+        mirrored: The same of the mirrored images.
+        shape: Of either.
+        dtype: Of either.
+    """
+
+    def __init__(self, plain: np.ndarray, mirrored: np.ndarray) -> None:
+        if plain.shape != mirrored.shape or plain.dtype != mirrored.dtype:
+            raise DataError(
+                f"the features are {plain.dtype} {plain.shape}, those of the mirrored images "
+                f"{mirrored.dtype} {mirrored.shape}; expected the same"
+            )
+        self.plain, self.mirrored = plain, mirrored
+        self.shape, self.dtype = plain.shape, plain.dtype
+
+    def __len__(self) -> int:
+        return len(self.plain)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return self.plain[index]
+
+    def choose(self, index: np.ndarray, mirror: np.ndarray) -> np.ndarray:
+        """Return features, where ``mirror`` is set those of the mirrored images.
+
+        Args:
+            index: Integers ``(M,)``.
+            mirror: bool ``(M,)``.
+        """
+        chosen = self.plain[index]
+        chosen[mirror] = self.mirrored[index[mirror]]
+        return chosen
+
+
 class Batches(keras.utils.PyDataset):
     """Batches of inputs and targets; shuffled and augmented if a policy is given.
 
@@ -89,7 +127,8 @@ class Batches(keras.utils.PyDataset):
     get ``shuffle=False``, or Keras takes the batches of an epoch in an order of its own.
 
     Args:
-        inputs: uint8 ``(N, 32, 32, 3)`` images, or float ``(N, ...)`` features.
+        inputs: uint8 ``(N, 32, 32, 3)`` images, float ``(N, ...)`` features, or ``Mirrored`` ones,
+            of which the policy's ``flip`` is the share of the second version.
         labels: Integers ``(N,)``, from 0.
         batch_size: Images a batch; the last of an epoch may be smaller.
         policy: How to vary images; None for validation.
@@ -101,7 +140,7 @@ class Batches(keras.utils.PyDataset):
 
     def __init__(
         self,
-        inputs: np.ndarray,
+        inputs: np.ndarray | Mirrored,
         labels: np.ndarray,
         batch_size: int,
         *,
@@ -137,13 +176,18 @@ class Batches(keras.utils.PyDataset):
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return batch ``index``: inputs, and float32 ``(N, K)`` targets or the labels."""
         chosen = self._order[index * self._batch_size : (index + 1) * self._batch_size]
-        inputs, targets = self._inputs[chosen], self._labels[chosen]
-        if inputs.dtype == np.float16:  # stored features; processors compute in float32
-            inputs = inputs.astype(np.float32)
+        targets = self._labels[chosen]
         if not self._sparse:
             targets = np.eye(self._classes, dtype=np.float32)[targets]
+        generator = np.random.default_rng((self._seed, self._epoch, index))
+        if isinstance(self._inputs, Mirrored):
+            share = self._policy.flip if self._policy else 0.0
+            inputs = self._inputs.choose(chosen, generator.random(len(chosen)) < share)
+            return inputs.astype(np.float32), targets
+        inputs = self._inputs[chosen]
+        if inputs.dtype == np.float16:  # stored features; processors compute in float32
+            inputs = inputs.astype(np.float32)
         if self._policy is not None and self._policy != augment.Policy():
-            generator = np.random.default_rng((self._seed, self._epoch, index))
             mirror = None if self._mirror is None else self._mirror[chosen]
             inputs, targets = augment.apply(self._policy, inputs, targets, generator, mirror=mirror)
         return (inputs if self._side is None else resized(inputs, self._side)), targets

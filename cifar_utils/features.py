@@ -25,7 +25,17 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
 
-from cifar_utils import audit, models, paths, pretrained, runs, training, transfer
+from cifar_utils import (
+    audit,
+    batches,
+    folded,
+    models,
+    paths,
+    pretrained,
+    runs,
+    training,
+    transfer,
+)
 from cifar_utils.data import Split
 from cifar_utils.errors import CifarUtilsError, DataError, ParameterError
 from cifar_utils.pretrained import PREPROCESSING, Weights
@@ -137,7 +147,8 @@ def _precision(model: keras.Model) -> str:
 
 def _forward(model: keras.Model, batch_size: int) -> Callable[[np.ndarray], np.ndarray]:
     """Return what computes a model's outputs for images in the fastest way that we know."""
-    return lambda images: model.predict(images, batch_size=batch_size, verbose=0)
+    quick = folded.inference(model)
+    return lambda images: batches.predict(quick, images, batch_size)
 
 
 def _compute(

@@ -6,9 +6,12 @@ that TensorFlow computes for the kernels of small feature maps takes two to thre
 the same numbers from a forward convolution (``python -m benchmarks.layers``).
 """
 
+import itertools
 from typing import Any
 
 import keras
+
+from cifar_utils import native
 
 _SMALL = 8
 """Largest side of a feature map, in pixels, for which the kernel's gradient is computed our way."""
@@ -16,14 +19,8 @@ _SMALL = 8
 _PARTS = 4
 """Parts of a batch that give their kernel gradients one after the other, to stay in the cache."""
 
-
-def _tensorflow() -> Any:
-    """Return the module ``tensorflow`` if it is the backend, else None."""
-    if keras.backend.backend() != "tensorflow":
-        return None
-    import tensorflow
-
-    return tensorflow
+_MANY = 256
+"""Images of a batch from which on it is taken in parts."""
 
 
 class BatchNormalization(keras.layers.BatchNormalization):
@@ -31,7 +28,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Return the normalised ``(N, H, W, C)`` inputs."""
-        tensorflow = _tensorflow()
+        tensorflow = native.tensorflow()
         if tensorflow is None or not training or not self.trainable:
             return super().call(inputs, training=training, mask=mask)
         channels = (inputs.shape[-1],)
@@ -50,58 +47,125 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
 
 class Conv2D(keras.layers.Conv2D):
-    """``keras.layers.Conv2D``, 3x3 with stride 1 and padding ``same``."""
+    """``keras.layers.Conv2D`` whose kernel's gradient is quicker for small feature maps."""
 
     def convolution_op(self, inputs: Any, kernel: Any) -> Any:
         """Return the convolution of ``(N, H, W, C)`` inputs with the kernel."""
-        tensorflow = _tensorflow()
-        if tensorflow is None or tensorflow.config.list_physical_devices("GPU"):
-            return super().convolution_op(inputs, kernel)
-        height = inputs.shape[1]
-        if height is None or height > _SMALL:
-            return super().convolution_op(inputs, kernel)
-        return _convolution(tensorflow, inputs, kernel)
+        found = quick_to_train(self, inputs, kernel)
+        return super().convolution_op(inputs, kernel) if found is None else found
+
+
+def quick_to_train(layer: keras.layers.Conv2D, inputs: Any, kernel: Any) -> Any:
+    """Return a convolution with gradients made for small feature maps; None where they do not pay.
+
+    Args:
+        layer: Whose strides, padding and so on count.
+        inputs: ``(N, H, W, C_in)``.
+        kernel: ``(K, K, C_in, C_out)``, of the inputs' dtype.
+    """
+    tensorflow, sides = native.on_processor(), inputs.shape[1:3]
+    usual = layer.data_format == "channels_last" and layer.groups == layer.dilation_rate[0] == 1
+    if tensorflow is None or None in sides or not usual:
+        return None
+    kernel = tensorflow.convert_to_tensor(kernel)
+    if layer.kernel_size == (1, 1):
+        if layer.strides == (2, 2) and sides[0] % 2 == sides[1] % 2 == 0:
+            inputs = _every_other(tensorflow, inputs)
+        elif layer.strides != (1, 1) or max(sides) > _SMALL:
+            return None
+        return _pointwise(tensorflow, inputs, kernel)
+    fits = layer.kernel_size == (3, 3) and layer.strides == (1, 1) and layer.padding == "same"
+    return _convolution(tensorflow, inputs, kernel) if fits and max(sides) <= _SMALL else None
+
+
+def _every_other(tensorflow: Any, inputs: Any) -> Any:
+    """Return every other row and column of ``(N, H, W, C)`` inputs, without TensorFlow's strides.
+
+    A slice with strides takes ten times as long as one of a reshaped tensor without, and so does
+    the gradient of either; joining with zeros does the same.
+    """
+    _, height, width, channels = inputs.shape
+
+    @tensorflow.custom_gradient
+    def every_other(inputs: Any) -> Any:
+        def gradient(upstream: Any) -> Any:
+            rows = tensorflow.concat([upstream, tensorflow.zeros_like(upstream)], -1)
+            rows = tensorflow.reshape(rows, (-1, height // 2, 1, width * channels))
+            both = tensorflow.concat([rows, tensorflow.zeros_like(rows)], 2)
+            return tensorflow.reshape(both, (-1, height, width, channels))
+
+        pairs = tensorflow.reshape(inputs, (-1, height // 2, 2, width // 2, 2 * channels))
+        return pairs[:, :, 0, :, :channels], gradient
+
+    return every_other(inputs)
+
+
+def _pointwise(tensorflow: Any, inputs: Any, kernel: Any) -> Any:
+    """Return a convolution with ``(1, 1, C_in, C_out)``, its gradients as matrix products."""
+    nn, matmul = tensorflow.nn, tensorflow.matmul
+    _, height, width, channels = inputs.shape
+    filters = kernel.shape[-1]
+
+    @tensorflow.custom_gradient
+    def convolve(inputs: Any, kernel: Any) -> Any:
+        def gradients(upstream: Any) -> tuple[Any, Any]:
+            upstream = tensorflow.reshape(upstream, (-1, filters))
+            places = tensorflow.reshape(inputs, (-1, channels))
+            matrix = tensorflow.reshape(kernel, (channels, filters))
+            below = matmul(upstream, matrix, transpose_b=True)
+            return (
+                tensorflow.reshape(below, (-1, height, width, channels)),
+                tensorflow.reshape(matmul(places, upstream, transpose_a=True), kernel.shape),
+            )
+
+        return nn.conv2d(inputs, kernel, 1, "VALID"), gradients
+
+    return convolve(inputs, kernel)
 
 
 def _convolution(tensorflow: Any, inputs: Any, kernel: Any) -> Any:
     """Return the convolution; the kernel's gradient is another one, with images as channels."""
-    nn, strides = tensorflow.nn, [1, 1, 1, 1]
+    nn = tensorflow.nn
 
     @tensorflow.custom_gradient
     def convolve(inputs: Any, kernel: Any) -> Any:
         def gradients(upstream: Any) -> tuple[Any, Any]:
             count = tensorflow.shape(inputs)[0]
 
-            def part(number: int) -> Any:
-                images = slice(count * number // _PARTS, count * (number + 1) // _PARTS)
+            def part(inputs: Any, upstream: Any) -> Any:
                 return nn.conv2d(
-                    tensorflow.transpose(inputs[images], (3, 1, 2, 0)),
-                    tensorflow.transpose(upstream[images], (1, 2, 0, 3)),
-                    strides,
+                    tensorflow.transpose(inputs, (3, 1, 2, 0)),
+                    tensorflow.transpose(upstream, (1, 2, 0, 3)),
+                    1,
                     [[0, 0], [1, 1], [1, 1], [0, 0]],
                 )
 
             def in_parts() -> Any:
-                total = tensorflow.add_n([part(number) for number in range(_PARTS)])
-                return tensorflow.transpose(total, (1, 2, 0, 3))
+                ends = [count * number // _PARTS for number in range(_PARTS + 1)]
+                pieces = [slice(*pair) for pair in itertools.pairwise(ends)]
+                return tensorflow.add_n([part(inputs[one], upstream[one]) for one in pieces])
 
-            def at_once() -> Any:
-                return tensorflow.raw_ops.Conv2DBackpropFilter(
-                    input=inputs,
-                    filter_sizes=kernel.shape,
-                    out_backprop=upstream,
-                    strides=strides,
-                    padding="SAME",
-                )
-
+            total = tensorflow.cond(count < _MANY, lambda: part(inputs, upstream), in_parts)
             return (
-                nn.conv2d_transpose(upstream, kernel, tensorflow.shape(inputs), strides, "SAME"),
-                tensorflow.cond(count < _PARTS, at_once, in_parts),
+                nn.conv2d_transpose(upstream, kernel, tensorflow.shape(inputs), 1, "SAME"),
+                tensorflow.transpose(total, (1, 2, 0, 3)),
             )
 
-        return nn.conv2d(inputs, kernel, strides, "SAME"), gradients
+        return nn.conv2d(inputs, kernel, 1, "SAME"), gradients
 
-    return convolve(inputs, tensorflow.convert_to_tensor(kernel))
+    return convolve(inputs, kernel)
+
+
+def with_bias(outputs: Any, bias: Any) -> Any:
+    """Return ``(N, H, W, C)`` outputs plus a ``(C,)`` bias; TensorFlow can merge what follows.
+
+    Keras adds the bias as any two tensors are added, which hides from TensorFlow that the
+    convolution can do it, and the ReLU after it too.
+    """
+    tensorflow = native.tensorflow()
+    if tensorflow is None:
+        return outputs + bias
+    return tensorflow.nn.bias_add(outputs, tensorflow.convert_to_tensor(bias))
 
 
 _BUILT_IN = {BatchNormalization: keras.layers.BatchNormalization, Conv2D: keras.layers.Conv2D}

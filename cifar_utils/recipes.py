@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import keras
 from keras import ops
 
-from cifar_utils import augment
+from cifar_utils import augment, optimizers
 from cifar_utils.data import IMAGE_SHAPE
 from cifar_utils.errors import ParameterError, nearest
 
@@ -69,6 +69,9 @@ class Recipe:
         sizes: Progressive resizing, as in EfficientNetV2 (arXiv 2104.00298) without its changing
             regularisation: pairs of a share of the epochs and the side in pixels until then, such
             as ``((0.5, 24), (0.8, 28))``; after the last share images have 32.
+        rates: Discriminative learning rates (arXiv 1801.06146): pairs of the beginning of layers'
+            names and a factor on their rate, such as ``(("conv4", 0.1), ("conv5", 0.3))``; the
+            first pair that fits counts, and weight decay follows.
     """
 
     epochs: int
@@ -88,6 +91,7 @@ class Recipe:
     patience: int | None = None
     precision: str = "auto"
     sizes: tuple[tuple[float, int], ...] = ()
+    rates: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained with."""
@@ -119,6 +123,7 @@ class Recipe:
                 "augmentation that does not mix images, or the loss categorical"
             )
         self._check_sizes()
+        self._check_rates()
 
     def _check_sizes(self) -> None:
         """Refuse sizes that are not in order or out of range."""
@@ -136,6 +141,17 @@ class Recipe:
                     f"to 1, and a side of 8 to {IMAGE_SHAPE[0]} pixels, such as ((0.5, 24),)"
                 )
             before = share
+
+    def _check_rates(self) -> None:
+        """Refuse rates that are no pairs of a name and a factor."""
+        for pair in self.rates:
+            name, value = pair if isinstance(pair, tuple) and len(pair) == 2 else (None, None)
+            number = isinstance(value, int | float) and math.isfinite(value)
+            if not name or not isinstance(name, str) or not number or value <= 0:
+                raise ParameterError(
+                    f"rates is {self.rates!r}; expected pairs of the beginning of layers' names "
+                    'and a factor above 0, such as (("conv5", 0.1),)'
+                )
 
     def side(self, epoch: int) -> int:
         """Return the side of the training images in an epoch, counted from 0, in pixels."""
@@ -187,19 +203,18 @@ def schedule(recipe: Recipe, steps: int) -> keras.optimizers.schedules.LearningR
 
 def optimizer(recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
     """Return the optimizer with its schedule for a training of ``steps`` steps."""
-    rate, name = schedule(recipe, steps), recipe.optimizer
+    rate, name, rates = schedule(recipe, steps), recipe.optimizer, recipe.rates
     if name == "adam":
-        return keras.optimizers.Adam(rate)
+        return optimizers.Adam(rate, rates=rates)
     if name == "adamw":
-        return keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay)
+        return optimizers.AdamW(rate, weight_decay=recipe.weight_decay, rates=rates)
     decay = {"weight_decay": recipe.weight_decay} if recipe.weight_decay else {}
     if name == "rmsprop":
-        return keras.optimizers.RMSprop(rate, **decay)
+        return optimizers.RMSprop(rate, rates=rates, **decay)
     if name == "sgd":
-        return keras.optimizers.SGD(rate, momentum=recipe.momentum, nesterov=True, **decay)
-    from cifar_utils import optimizers
-
-    return optimizers.Muon(rate, momentum=recipe.momentum)
+        momentum = recipe.momentum
+        return optimizers.SGD(rate, momentum=momentum, nesterov=True, rates=rates, **decay)
+    return optimizers.Muon(rate, momentum=recipe.momentum, rates=rates)
 
 
 def loss(recipe: Recipe) -> keras.losses.Loss:

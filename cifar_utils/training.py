@@ -13,8 +13,17 @@ import keras
 import numpy as np
 import pandas as pd
 
-from cifar_utils import adversarial, augment, checkpoints, distribution, live, native, recipes
-from cifar_utils.batches import Batches, check
+from cifar_utils import (
+    adversarial,
+    augment,
+    checkpoints,
+    distribution,
+    live,
+    native,
+    optimizers,
+    recipes,
+)
+from cifar_utils.batches import Batches, Mirrored, check
 from cifar_utils.callbacks import Averaging, EarlyStopping, EpochLines, LossGuard
 from cifar_utils.data import Split
 from cifar_utils.errors import CifarUtilsError, ParameterError
@@ -46,12 +55,12 @@ def _layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
             yield layer
 
 
-def _last(model: keras.Model) -> Iterator[keras.layers.Layer]:
+def output_layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
     """Yield the layers that make a model's outputs."""
     for output in model.outputs:
         layer = output._keras_history.operation
         if isinstance(layer, keras.Model):
-            yield from _last(layer)
+            yield from output_layers(layer)
         else:
             yield layer
 
@@ -69,11 +78,25 @@ def set_precision(model: keras.Model, policy: str) -> None:
     layers = list(_layers(model))
     pinned = [layer for layer in layers if layer.compute_dtype == "float32"]
     if len(pinned) == len(layers):
-        pinned = list(_last(model))
+        pinned = list(output_layers(model))
     kept = {id(layer) for layer in pinned}
     for layer in layers:
         if id(layer) not in kept:
             layer.dtype_policy = policy
+
+
+def check_rates(model: keras.Model, recipe: Recipe) -> None:
+    """Refuse rates for layers that ``model`` does not have.
+
+    Raises:
+        ParameterError: No layer's name begins like that.
+    """
+    for pair in recipe.rates:
+        if not optimizers.fitting([pair], model.weights):
+            names = sorted({weight.path.split("/")[-2] for weight in model.weights})
+            raise ParameterError(
+                f"rates name {pair[0]!r}, and no layer begins so; known: {', '.join(names)}"
+            )
 
 
 def _check(model: keras.Model, train: Split, validation: Split | None, recipe: Recipe) -> None:
@@ -85,17 +108,21 @@ def _check(model: keras.Model, train: Split, validation: Split | None, recipe: R
         raise ParameterError(
             "patience needs validation images to judge epochs by; pass them, or set it to None"
         )
-    images = len(model.inputs[0].shape) == 4
-    if not images and recipe.augmentation != "none":
+    # The activations of a convolution have four dimensions too, but only images are uint8.
+    images = keras.backend.standardize_dtype(model.inputs[0].dtype) == "uint8"
+    mirrored = isinstance(train.images, Mirrored)
+    if not images and recipe.augmentation not in (("none", "flip") if mirrored else ("none",)):
+        others = "'none', or to 'flip', which both versions are there for" if mirrored else "'none'"
         raise ParameterError(
             f"augmentation {recipe.augmentation!r} is for images, and {model.name!r} takes "
-            "features; set it to 'none'"
+            f"features; set it to {others}"
         )
     if recipe.sizes and not (images and model.inputs[0].shape[1:3] == (None, None)):
         raise ParameterError(
             f"sizes need a model for images of any size, and {model.name!r} takes "
             f"{tuple(model.inputs[0].shape[1:])}; choose fast_cnn, or leave sizes empty"
         )
+    check_rates(model, recipe)
 
 
 @contextmanager
@@ -145,20 +172,24 @@ def fit(
     *,
     seed: int,
     backup: Path | None = None,
+    keep_backup: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     tensorboard: Path | None = None,
 ) -> Fitted:
     """Train ``model`` in place (notebook 02 introduces it).
 
     Args:
-        model: From inputs to ``(N, K)`` logits of K classes. Inputs are images, or features where
-            the split's ``images`` hold features.
+        model: From inputs to ``(N, K)`` logits of K classes. uint8 inputs are images, others
+            features, which the split's ``images`` hold then, ``batches.Mirrored`` if there are two
+            versions.
         train: What to learn from.
         validation: What to judge each epoch by, never learned from; may be None.
         recipe: How.
         seed: Order of the images and augmentation.
         backup: Folder of its own for the state after each epoch. A training that was killed goes on
             from there when it is started again in the same way; it is gone after the last epoch.
+        keep_backup: Whether it stays there instead, so that a training that is done can be had
+            again at once; for one that is part of a longer one.
         callbacks: More to be told about steps and epochs.
         tensorboard: Folder for TensorBoard's files, if they are wanted.
 
@@ -237,7 +268,7 @@ def fit(
         final = stopping or averaging
         if final and not guard.problem:
             final.finish(trained)
-    if checkpoint:
+    if checkpoint and not (keep_backup and not guard.problem):
         checkpoint.clear()
     if guard.problem:
         raise CifarUtilsError(

@@ -1,5 +1,6 @@
 import keras
 import numpy as np
+import pytest
 
 from cifar_utils import optimizers
 
@@ -57,3 +58,71 @@ def test_its_settings_survive_saving():
     optimizer = optimizers.Muon(0.1, momentum=0.7, adam_ratio=0.03)
     again = optimizers.Muon.from_config(optimizer.get_config())
     assert (again.momentum, again.adam_lr_ratio) == (0.7, 0.03)
+
+
+def two_layers():
+    keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy("float32")
+    inputs = keras.Input((4,))
+    x = keras.layers.Dense(3, name="conv4_dense")(inputs)
+    return keras.Model(inputs, keras.layers.Dense(2, name="logits")(x))
+
+
+def steps(optimizer, count=3):
+    """Return how far each layer's kernel went, and where it began."""
+    model = two_layers()
+    before = [model.get_layer(name).kernel.numpy() for name in ("conv4_dense", "logits")]
+    model.compile(optimizer, "mse")
+    inputs = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
+    for _ in range(count):
+        model.train_on_batch(inputs, np.ones((8, 2), "float32"))
+    after = [model.get_layer(name).kernel.numpy() for name in ("conv4_dense", "logits")]
+    return [then - first for then, first in zip(after, before, strict=True)], before
+
+
+OPTIMIZERS = {
+    "adam": optimizers.Adam,
+    "adamw": optimizers.AdamW,
+    "rmsprop": optimizers.RMSprop,
+    "sgd": optimizers.SGD,
+}
+
+
+@pytest.mark.parametrize("name", list(OPTIMIZERS))
+def test_each_layer_learns_at_its_own_rate(name):
+    kind = OPTIMIZERS[name]
+    slow, _ = steps(kind(0.01, rates=[("conv4", 0.25)]), 1)
+    full, _ = steps(kind(0.01), 1)
+    np.testing.assert_allclose(slow[0], 0.25 * full[0], rtol=1e-3, atol=1e-7)
+    np.testing.assert_allclose(slow[1], full[1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", list(OPTIMIZERS))
+def test_without_rates_it_is_the_one_of_keras(name):
+    kind = OPTIMIZERS[name]
+    theirs = getattr(keras.optimizers, kind.__name__)
+    for mine, other in zip(steps(kind(0.01))[0], steps(theirs(0.01))[0], strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-7)
+
+
+def test_weight_decay_follows_the_rate():
+    plain, before = steps(optimizers.SGD(0.1, rates=[("conv4", 0.1)]), 1)
+    decayed, _ = steps(optimizers.SGD(0.1, weight_decay=0.5, rates=[("conv4", 0.1)]), 1)
+    for place, rate in enumerate((0.01, 0.1)):
+        taken = plain[place] - decayed[place]
+        np.testing.assert_allclose(taken, 0.5 * rate * before[place], rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", [*OPTIMIZERS.values(), optimizers.Muon])
+def test_rates_survive_saving(kind):
+    optimizer = kind(0.1, rates=(("conv4", 0.5), ("conv5", 0.7)))
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert type(again) is kind
+    assert again.rates == (("conv4", 0.5), ("conv5", 0.7))
+
+
+def test_the_first_name_that_fits_counts():
+    rates = (("conv4_block1", 0.1), ("conv4", 0.5))
+    assert optimizers.factor(rates, "conv4_block1_1_conv/kernel") == 0.1
+    assert optimizers.factor(rates, "resnet50/conv4_block2_1_conv/kernel") == 0.5
+    assert optimizers.factor(rates, "head/my_conv4/kernel") == 1

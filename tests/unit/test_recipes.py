@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from cifar_utils import recipes
+from cifar_utils import optimizers, recipes
 from cifar_utils.errors import ParameterError
 
 
@@ -57,7 +57,7 @@ def test_a_model_saved_with_its_optimizer_loads_again(tmp_path):
 
 
 def test_adamw_without_decay_is_adam():
-    kinds = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW}
+    kinds = {"adam": optimizers.Adam, "adamw": optimizers.AdamW}
     for name, kind in kinds.items():
         found = recipes.optimizer(recipes.Recipe(epochs=1, optimizer=name, schedule="constant"), 5)
         assert type(found) is kind
@@ -126,6 +126,8 @@ def test_sizes_say_the_side_of_every_epoch():
         ({"sizes": ((0.8, 24), (0.5, 28))}, "expected pairs of a share of the epochs, growing"),
         ({"sizes": ((0.5, 40),)}, "a side of 8 to 32 pixels"),
         ({"sizes": (0.5, 24)}, "expected pairs"),
+        ({"rates": (("conv5", 0.0),)}, "a factor above 0"),
+        ({"rates": ("conv5", 0.5)}, "expected pairs of the beginning of layers' names"),
     ],
 )
 def test_a_recipe_that_cannot_work_is_refused(options, message):

@@ -1,0 +1,216 @@
+"""How quickly does ResNet50 give features, how quickly is it fine-tuned, and what does that save?
+
+usage: python -m benchmarks.transfer features [--torch PYTHON] [--size 64] [--rounds 3]
+       python -m benchmarks.transfer finetune [--torch PYTHON] [--size 64] [--rounds 3]
+       python -m benchmarks.transfer naive DIR [--images N] [--epochs 20] [--measured 1]
+
+``features`` and ``finetune`` print a Markdown table of images a second on random images and
+weights, one process a measurement, alternating. PYTHON is an interpreter that has PyTorch; it adds
+the same network there (``benchmarks/resnet50_torch.py``). ``naive`` compares two ways to train a
+head on frozen features of the images in DIR: the whole network forward in every epoch, and the
+features once. Of the first way only so many epochs are measured; the rest is estimated from them,
+and the output says so. Weights come from ``CIFAR_UTILS_RESNET50_WEIGHTS``.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+KINDS = {
+    "features": {
+        "Keras, float32": "stock float32",
+        "Keras, mixed_bfloat16": "stock mixed_bfloat16",
+        "ours, mixed_bfloat16": "ours mixed_bfloat16",
+    },
+    "finetune": {
+        "Keras, mixed_bfloat16": "stock mixed_bfloat16",
+        "ours, mixed_bfloat16": "ours mixed_bfloat16",
+    },
+}
+BATCH = {"features": 250, "finetune": 64}
+
+
+def timed(work: Callable[[], object], rounds: int = 6) -> float:
+    """Return the median seconds of ``work`` after it ran twice."""
+    seconds = []
+    for _ in range(rounds + 2):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds[2:])
+
+
+def measure_features(kind: str, size: int, batch: int) -> dict:
+    """Return images a second of ``predict`` on random images."""
+    from cifar_utils import folded, pretrained, runtime
+
+    variant, policy = kind.split()
+    runtime.start(0, policy)
+    model = pretrained.extractor(pretrained.RANDOM, size)
+    if variant == "ours":
+        model = folded.inference(model)
+    images = np.random.default_rng(0).integers(0, 256, (4 * batch, 32, 32, 3), dtype=np.uint8)
+    seconds = timed(lambda: model.predict(images, batch_size=batch, verbose=0), 3)
+    return {"images_per_second": len(images) / seconds}
+
+
+def measure_finetune(kind: str, size: int, batch: int) -> dict:
+    """Return images a second of training steps of the whole network on random images."""
+    import keras
+
+    from cifar_utils import folded, pretrained, recipes, runtime, transfer
+
+    variant, policy = kind.split()
+    runtime.start(0, policy)
+    features = pretrained.extractor(pretrained.RANDOM, size)
+    model = transfer.join(features, transfer.head(), "model")
+    base = model.get_layer("resnet50")
+    base.trainable = True
+    for layer in base.layers:
+        layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
+    recipe = recipes.Recipe(1, optimizer="adamw", learning_rate=1e-4, weight_decay=1e-4)
+    if variant == "ours":
+        model, optimizer = folded.trainable(model), recipes.optimizer(recipe, 1000)
+    else:
+        rate = recipes.schedule(recipe, 1000)
+        optimizer = keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay)
+    model.compile(optimizer, keras.losses.CategoricalCrossentropy(from_logits=True))
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (batch, 32, 32, 3), dtype=np.uint8)
+    targets = np.eye(10, dtype=np.float32)[generator.integers(0, 10, batch)]
+    return {"images_per_second": batch / timed(lambda: model.train_on_batch(images, targets))}
+
+
+def compare(what: str, torch: str | None, rounds: int, size: int, batch: int) -> None:
+    """Print a table of all kinds, measured in turn, each in a process of its own."""
+    options = ["--size", str(size), "--batch", str(batch)]
+    commands = {
+        title: [sys.executable, "-m", "benchmarks.transfer", "one", what, kind, *options]
+        for title, kind in KINDS[what].items()
+    }
+    if torch:
+        script = str(Path(__file__).with_name("resnet50_torch.py"))
+        commands["PyTorch, bfloat16, channels last"] = [torch, script, what, *options]
+    found: dict[str, list[dict]] = {title: [] for title in commands}
+    for _ in range(rounds):
+        for title, command in commands.items():
+            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            found[title].append(json.loads(output.splitlines()[-1]))
+    ours = statistics.median(row["images_per_second"] for row in found["ours, mixed_bfloat16"])
+    print(f"{what}, {size} px, batch {batch}\n")
+    print("| network | images a second (of each round) | ours against it | peak memory |")
+    print("|---|---|--:|--:|")
+    for title, rows in found.items():
+        rates = [row["images_per_second"] for row in rows]
+        each = ", ".join(f"{rate:,.0f}" for rate in rates)
+        memory = max(row["peak_memory_gib"] for row in rows)
+        middle = statistics.median(rates)
+        print(f"| {title} | {middle:,.0f} ({each}) | {ours / middle:.2f} x | {memory} GiB |")
+
+
+def naive(folder: str, images: int | None, epochs: int, measured: int, size: int) -> None:
+    """Print the wall time of both ways to train a head, and the accuracy of the second."""
+    import os
+
+    from cifar_utils import (
+        data,
+        evaluation,
+        features,
+        pretrained,
+        recipes,
+        runtime,
+        training,
+        transfer,
+    )
+    from cifar_utils.data import Split
+
+    session = runtime.start(0)
+    dataset = data.load(folder)
+    train, validation = dataset.train.first(images), dataset.validation
+    weights = pretrained.resolve()
+    recipe = recipes.Recipe(
+        epochs, 128, optimizer="adamw", weight_decay=1e-2, learning_rate=1e-3, schedule="cosine"
+    )
+    rows: list[tuple[str, float, str]] = []
+
+    def fit(model: Any, seen: Split, judged: Split, recipe: recipes.Recipe) -> float:
+        with contextlib.redirect_stdout(sys.stderr):
+            return training.fit(model, seen, judged, recipe, seed=0).seconds
+
+    extractor = pretrained.extractor(weights, size)
+    slow = transfer.join(extractor, transfer.head(), "naive")
+    each = fit(slow, train, validation, dataclasses.replace(recipe, epochs=measured)) / measured
+    note = "measured" if measured == epochs else f"estimated from {measured} measured"
+    rows.append(
+        (f"whole network in each of {epochs} epochs ({note})", each * epochs, "not measured")
+    )
+    if measured == epochs:
+        logits = evaluation.predict_logits(slow, validation.images)
+        rows[0] = (*rows[0][:2], str(evaluation.accuracy(logits, validation.labels)))
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["CIFAR_UTILS_DATA_DIR"] = cache
+        started = time.perf_counter()
+        kept = Split(features.extract(extractor, train.images).values, train.labels)
+        judged = Split(features.extract(extractor, validation.images).values, validation.labels)
+        head = transfer.head()
+        fit(head, kept, judged, recipe)
+        seconds = time.perf_counter() - started
+        logits = evaluation.predict_logits(head, judged.images.astype(np.float32))
+    accuracy = str(evaluation.accuracy(logits, validation.labels))
+    rows.append((f"features once, then {epochs} epochs of the head", seconds, accuracy))
+    print(
+        f"{session}; {dataset.provenance.kind} data, {len(train):,} images and {len(validation):,}"
+    )
+    print(f"to judge by, {size} px, pretraining {weights.pretraining}\n")
+    print("| way | seconds | share | validation accuracy |\n|---|--:|--:|---|")
+    for title, value, found in rows:
+        print(f"| {title} | {value:,.0f} | {value / rows[0][1]:.3f} | {found} |")
+
+
+def main() -> None:
+    """Measure what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in KINDS:
+        several = commands.add_parser(name)
+        several.add_argument("--torch", help="an interpreter with PyTorch")
+        several.add_argument("--rounds", type=int, default=3)
+        several.add_argument("--batch", type=int, default=BATCH[name])
+        several.add_argument("--size", type=int, default=64)
+    one = commands.add_parser("one")
+    one.add_argument("what", choices=tuple(KINDS))
+    one.add_argument("kind")
+    one.add_argument("--batch", type=int, required=True)
+    one.add_argument("--size", type=int, required=True)
+    whole = commands.add_parser("naive")
+    whole.add_argument("folder")
+    whole.add_argument("--images", type=int, help="training images, all by default")
+    whole.add_argument("--epochs", type=int, default=20)
+    whole.add_argument("--measured", type=int, default=1)
+    whole.add_argument("--size", type=int, default=64)
+    options = parser.parse_args()
+    if options.command == "naive":
+        naive(options.folder, options.images, options.epochs, options.measured, options.size)
+    elif options.command == "one":
+        measure = {"features": measure_features, "finetune": measure_finetune}[options.what]
+        found = measure(options.kind, options.size, options.batch)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        print(json.dumps({**found, "peak_memory_gib": round(peak, 2)}))
+    else:
+        compare(options.command, options.torch, options.rounds, options.size, options.batch)
+
+
+if __name__ == "__main__":
+    main()
