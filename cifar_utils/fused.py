@@ -10,6 +10,8 @@ from typing import Any
 
 import keras
 
+from cifar_utils import native
+
 _SMALL = 8
 """Largest side of a feature map, in pixels, for which the kernel's gradient is computed our way."""
 
@@ -17,21 +19,12 @@ _PARTS = 4
 """Parts of a batch that give their kernel gradients one after the other, to stay in the cache."""
 
 
-def _tensorflow() -> Any:
-    """Return the module ``tensorflow`` if it is the backend, else None."""
-    if keras.backend.backend() != "tensorflow":
-        return None
-    import tensorflow
-
-    return tensorflow
-
-
 class BatchNormalization(keras.layers.BatchNormalization):
     """``keras.layers.BatchNormalization`` over the last axis, in one operation when training."""
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Return the normalised ``(N, H, W, C)`` inputs."""
-        tensorflow = _tensorflow()
+        tensorflow = native.tensorflow()
         if tensorflow is None or not training or not self.trainable:
             return super().call(inputs, training=training, mask=mask)
         channels = (inputs.shape[-1],)
@@ -54,7 +47,7 @@ class Conv2D(keras.layers.Conv2D):
 
     def convolution_op(self, inputs: Any, kernel: Any) -> Any:
         """Return the convolution of ``(N, H, W, C)`` inputs with the kernel."""
-        tensorflow = _tensorflow()
+        tensorflow = native.tensorflow()
         if tensorflow is None or tensorflow.config.list_physical_devices("GPU"):
             return super().convolution_op(inputs, kernel)
         height = inputs.shape[1]

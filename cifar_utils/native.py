@@ -5,15 +5,22 @@ from typing import Any
 import keras
 
 
+def tensorflow() -> Any:
+    """Return the module ``tensorflow`` if it is the backend, else None."""
+    if keras.backend.backend() != "tensorflow":
+        return None
+    import tensorflow
+
+    return tensorflow
+
+
 def gradient(function: Any, inputs: Any) -> Any:
     """Return the gradient of a scalar function at a tensor ``inputs``."""
     if keras.backend.backend() == "jax":
         import jax
 
         return jax.grad(function)(inputs)
-    import tensorflow
-
-    with tensorflow.GradientTape() as tape:
+    with tensorflow().GradientTape() as tape:
         tape.watch(inputs)
         value = function(inputs)
     return tape.gradient(value, inputs)
@@ -21,8 +28,7 @@ def gradient(function: Any, inputs: Any) -> Any:
 
 def mirror(devices: list[str] | None) -> None:
     """Have TensorFlow create the variables to come on these devices; None for the usual one."""
-    from tensorflow import distribute
-
+    distribute = tensorflow().distribute
     strategy = distribute.MirroredStrategy(devices) if devices else None
     distribute.experimental_set_strategy(strategy)
 
@@ -37,17 +43,14 @@ def feed(batches: keras.utils.PyDataset) -> Any:
     Args:
         batches: Of tuples of arrays, all with the shapes of the first but for the number of images.
     """
-    if keras.backend.backend() != "tensorflow":
+    tf = tensorflow()
+    if tf is None:
         return batches
-    import tensorflow
-
-    signature = tuple(
-        tensorflow.TensorSpec((None, *part.shape[1:]), part.dtype) for part in batches[0]
-    )
-    options = tensorflow.data.Options()
+    signature = tuple(tf.TensorSpec((None, *part.shape[1:]), part.dtype) for part in batches[0])
+    options = tf.data.Options()
     options.autotune.enabled = False
-    dataset = tensorflow.data.Dataset.from_generator(
+    dataset = tf.data.Dataset.from_generator(
         lambda: (batches[index] for index in range(len(batches))), output_signature=signature
     )
-    counted = dataset.apply(tensorflow.data.experimental.assert_cardinality(len(batches)))
+    counted = dataset.apply(tf.data.experimental.assert_cardinality(len(batches)))
     return counted.prefetch(2).with_options(options)
