@@ -40,7 +40,7 @@ def main(backend: str, *trainings: str) -> None:
     import keras
     import numpy as np
 
-    from cifar_utils import distribution, runtime
+    from cifar_utils import distribution, native, runtime
 
     class Images(keras.utils.PyDataset):
         def __init__(self, count: int, batch: int = BATCH) -> None:
@@ -91,8 +91,8 @@ def main(backend: str, *trainings: str) -> None:
         model.optimizer.build(model.trainable_variables)
         with distribution.spread(model, metrics) as callbacks:
             history = model.fit(
-                distribution.share(Images(IMAGES + (session.devices > 1))),
-                validation_data=Images(37, distribution.judging_size(37, 500)),
+                native.feed(distribution.share(Images(IMAGES + (session.devices > 1)))),
+                validation_data=native.feed(Images(37, distribution.judging_size(37, 500))),
                 epochs=EPOCHS,
                 shuffle=False,
                 callbacks=callbacks,
