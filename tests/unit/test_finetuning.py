@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from cifar_utils import finetuning, models, training, transfer
+from cifar_utils import finetuning, models, pretrained, training, transfer
 from cifar_utils.batches import Batches, Mirrored
 from cifar_utils.data import Split
 from cifar_utils.errors import DataError, ParameterError
@@ -49,7 +49,7 @@ def stand_in(*, preprocessing="caffe", trained=True, base=base_network):
     x = keras.layers.Resizing(32, 32, dtype="float32", name="enlarge")(images)
     network = base()
     network.trainable = False
-    x = network(transfer.PREPROCESSING[preprocessing](x))
+    x = network(pretrained.PREPROCESSING[preprocessing](x))
     x = keras.layers.GlobalAveragePooling2D(dtype="float32", name="features")(x)
     model = transfer.join(keras.Model(images, x), transfer.head(), "stand_in")
     if trained:
@@ -139,7 +139,7 @@ def test_a_learning_rate_for_training_from_scratch_is_warned_of(recwarn):
     model, fast = stand_in(), dataclasses.replace(GENTLE, learning_rate=0.05)
     finetuning.check(model, None, fast)  # only the head would learn
     transfer.unfreeze(model, "conv5")
-    finetuning.check(model, transfer.Weights("none", "none"), fast)
+    finetuning.check(model, pretrained.RANDOM, fast)
     finetuning.check(model, None, dataclasses.replace(fast, rates=(("conv", 0.1),)))
     assert not recwarn
     with pytest.warns(UserWarning, match=r"learning rate 0\.05 of sgd is one for training from"):
