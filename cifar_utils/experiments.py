@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import io
 import itertools
 import math
@@ -22,8 +23,9 @@ from cifar_utils.errors import ParameterError
 from cifar_utils.evaluation import Interval
 from cifar_utils.recipes import Recipe
 
-Variant = tuple[Callable[[], keras.Model], Recipe]
-"""What makes a new network, and how to train it."""
+Variant = tuple[Callable[[], keras.Model], Recipe | Callable[..., training.Fitted]]
+"""What makes a new network, and how to train it: a recipe, or what is called as ``training.fit`` is
+but for the recipe."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def variants(
         recipe: How to train it.
         changes: Name to what differs: fields of the recipe, and ``build`` for another network.
     """
-    made = {}
+    made: dict[str, Variant] = {}
     for name, changed in changes.items():
         fields = dict(changed)
         made[name] = (fields.pop("build", build), dataclasses.replace(recipe, **fields))
@@ -103,7 +105,7 @@ def compare(
     about another training; with several it is Student's for the seeds' differences on these images.
 
     Args:
-        variants: Name to network and recipe; the first is what the others are held against.
+        variants: Name to network and training; the first is what the others are held against.
         train: What to learn from; training accuracy is measured on its first images, unchanged and
             as many as there are for validation.
         validation: What to judge by at the end.
@@ -124,11 +126,12 @@ def compare(
     logits: dict[str, list[np.ndarray]] = {name: [] for name in chosen}
     histories: dict[str, pd.DataFrame] = {}
     rows = []
-    for (name, (build, recipe)), seed in itertools.product(chosen.items(), seeds):
+    for (name, (build, how)), seed in itertools.product(chosen.items(), seeds):
         keras.utils.set_random_seed(seed)
         model = build()
+        fit = functools.partial(training.fit, recipe=how) if isinstance(how, Recipe) else how
         with contextlib.redirect_stdout(io.StringIO()):  # a line an epoch would be too many
-            fitted = training.fit(model, train, validation if curves else None, recipe, seed=seed)
+            fitted = fit(model, train, validation if curves else None, seed=seed)
         histories.setdefault(name, fitted.history)
         logits[name].append(evaluation.predict_logits(model, validation.images))
         row = {

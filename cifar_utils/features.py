@@ -352,17 +352,18 @@ def map_2d(values: np.ndarray, seed: int = 0) -> np.ndarray:
     return audit.neighbour_map(values, seed)
 
 
-class Heads(NamedTuple):
-    """What a sweep over the regularisation of heads gave.
+class HeadChoice(NamedTuple):
+    """A head to try, see ``transfer.head`` (notebook 04 introduces it).
 
     Attributes:
-        table: A row a weight decay: ``weight_decay``, ``training`` and ``validation`` accuracy at
-            the end, ``seconds`` of training.
-        best: The head with the best validation accuracy; of equal ones the one with more decay.
+        hidden: Units of its hidden layer, 0 for a linear head.
+        dropout: Share of activations dropped before the last layer.
+        weight_decay: Of the optimizer.
     """
 
-    table: pd.DataFrame
-    best: keras.Model
+    hidden: int = 0
+    dropout: float = 0.0
+    weight_decay: float = 0.0
 
 
 def heads(
@@ -370,52 +371,54 @@ def heads(
     train_labels: np.ndarray,
     validation: np.ndarray,
     validation_labels: np.ndarray,
-    *,
-    weight_decays: Sequence[float],
+    choices: Sequence[HeadChoice],
     recipe: Recipe,
-    hidden: int = 0,
-    dropout: float = 0.0,
+    *,
     seed: int = 0,
-) -> Heads:
-    """Train heads that differ in weight decay, judged on validation (notebook 04 introduces it).
+) -> pd.DataFrame:
+    """Train several heads, judged on validation (notebook 04 introduces it).
 
     Args:
         train: float ``(N, 2048)``.
         train_labels: Integers ``(N,)``, 0 to 9.
         validation: float ``(M, 2048)``.
         validation_labels: Integers ``(M,)``, 0 to 9.
-        weight_decays: What to try.
+        choices: What to try.
         recipe: How to train each, apart from its weight decay; its optimizer must have one.
-        hidden: See ``transfer.head``.
-        dropout: See ``transfer.head``.
         seed: Of weights and order, the same for all.
+
+    Returns:
+        A row a choice: ``hidden``, ``dropout``, ``weight_decay``, ``training`` and ``validation``
+        accuracy at the end, ``seconds`` of training.
 
     Raises:
         DataError: Features or labels do not suit the head.
         ParameterError: There is nothing to try, or the optimizer has no weight decay.
     """
-    if not len(weight_decays):
-        raise ParameterError("weight_decays is empty; expected at least one to try")
+    if not len(choices):
+        raise ParameterError("choices is empty; expected at least one head to try")
     seen, unseen = Split(train, train_labels), Split(validation, validation_labels)
-    rows, made = [], []
-    for decay in sorted(weight_decays, reverse=True):
+    rows = []
+    for choice in choices:
         keras.utils.set_random_seed(seed)
-        head = transfer.head(hidden, dropout)
-        tried = dataclasses.replace(recipe, weight_decay=decay)
+        head = transfer.head(choice.hidden, choice.dropout)
+        tried = dataclasses.replace(recipe, weight_decay=choice.weight_decay)
         with contextlib.redirect_stdout(io.StringIO()):  # a line an epoch would be too many
             fitted = training.fit(head, seen, unseen, tried, seed=seed)
         last = fitted.history.iloc[-1]
         row = {
-            "weight_decay": decay,
+            **choice._asdict(),
             "training": last["accuracy"],
             "validation": last["val_accuracy"],
             "seconds": fitted.seconds,
         }
-        print(f"weight decay {decay:g}: {row['validation']:.1%} in {row['seconds']:.1f} s")
+        settings = f"hidden {choice.hidden}, dropout {choice.dropout:g}"
+        print(
+            f"{settings}, weight decay {choice.weight_decay:g}: {row['validation']:.1%} "
+            f"in {row['seconds']:.1f} s"
+        )
         rows.append(row)
-        made.append(head)
-    best = int(np.argmax([row["validation"] for row in rows]))
-    return Heads(pd.DataFrame(rows).iloc[::-1].reset_index(drop=True), made[best])
+    return pd.DataFrame(rows)
 
 
 def probe(
@@ -446,21 +449,18 @@ def probe(
         WeightsError: The weights' file does not fit.
     """
     base = pretrained.network(weights, size, seed=seed)
+    images = np.concatenate([train.images, validation.images])
     rows: list[dict[str, str | int | float]] = []
     for name, model in [(name, pretrained.fed(base, name)) for name in preprocessing]:
-        seen, unseen = (
-            extract(model, split.images, pretraining=weights.pretraining)
-            for split in (train, validation)
-        )
+        found = extract(model, images, pretraining=weights.pretraining)
+        seen, unseen = np.split(found.values, [len(train)])
         rows.append(
             {
                 "pretraining": weights.pretraining,
                 "size": size,
                 "preprocessing": name,
-                "accuracy": linear_probe(
-                    seen.values, train.labels, unseen.values, validation.labels
-                ),
-                "seconds": seen.seconds + unseen.seconds,
+                "accuracy": linear_probe(seen, train.labels, unseen, validation.labels),
+                "seconds": found.seconds,
             }
         )
     return rows

@@ -44,6 +44,19 @@ def test_the_same_recipe_and_seed_give_the_same_network(found):
     assert list(found.table.loc["again", ["difference", "low", "high"]]) == [0, 0, 0]
 
 
+def test_another_way_to_train_gets_what_a_recipe_gets():
+    asked = []
+
+    def fit(*data, seed):
+        asked.append((*data[1:], seed))
+        return training.fit(*data, SHORT, seed=seed)
+
+    variants = {"recipe": (small_model, SHORT), "other": (small_model, fit)}
+    table = experiments.compare(variants, TRAIN, VALIDATION, seeds=[7], curves=True).table
+    assert asked == [(TRAIN, VALIDATION, 7)]
+    assert list(table.loc["other", ["difference", "low", "high"]]) == [0, 0, 0]
+
+
 def test_epochs_are_judged_only_if_curves_are_wanted(found):
     assert "val_loss" not in found.histories["long"]
     watched = experiments.compare(

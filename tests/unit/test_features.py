@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from cifar_utils import audit, evaluation, features, pretrained, recipes
+from cifar_utils import audit, features, pretrained, recipes
 from cifar_utils.data import Split
 from cifar_utils.errors import CifarUtilsError, DataError, ParameterError
+from cifar_utils.features import HeadChoice
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (50, 32, 32, 3), dtype=np.uint8)
 
@@ -297,10 +298,8 @@ def test_settings_out_of_range_are_refused():
         features.nearest_neighbours(train, labels, train, labels, neighbours=61)
     with pytest.raises(ParameterError, match="strength is 0"):
         features.linear_probe(train, labels, train, labels, strength=0)
-    with pytest.raises(ParameterError, match="weight_decays is empty"):
-        features.heads(
-            train, labels, train, labels, weight_decays=[], recipe=recipes.Recipe(epochs=1)
-        )
+    with pytest.raises(ParameterError, match="choices is empty"):
+        features.heads(train, labels, train, labels, [], recipes.Recipe(epochs=1))
     with pytest.raises(DataError, match=r"cannot map features float16 \(60, 20\)"):
         features.map_2d(train)
 
@@ -312,19 +311,20 @@ def test_the_map_keeps_neighbours_together():
     assert audit.neighbour_agreement(points, labels) > 0.95
 
 
-def test_a_sweep_of_heads_returns_the_best_one(capsys):
+def test_heads_are_judged_one_by_one(capsys):
     train, labels = clusters(classes=10, count=300, width=2048, spread=3.0)
     unseen, wanted = clusters(seed=1, classes=10, count=200, width=2048, spread=3.0)
     recipe = recipes.Recipe(epochs=3, batch_size=50, optimizer="adamw", schedule="constant")
-    swept = features.heads(
-        train, labels, unseen, wanted, weight_decays=[0.0, 1000.0], recipe=recipe, seed=1
-    )
-    table = swept.table
-    assert table.weight_decay.tolist() == [0.0, 1000.0]
+    choices = [HeadChoice(), HeadChoice(weight_decay=1000.0), HeadChoice(16, 0.9)]
+    table = features.heads(train, labels, unseen, wanted, choices, recipe, seed=1)
+    assert table[["hidden", "dropout", "weight_decay"]].to_numpy().tolist() == [
+        [0, 0, 0],
+        [0, 0, 1000],
+        [16, 0.9, 0],
+    ]
     assert table.validation[0] > 0.9 > 0.3 > table.validation[1]
-    logits = evaluation.predict_logits(swept.best, unseen.astype(np.float32))
-    assert evaluation.accuracy(logits, wanted).value == pytest.approx(table.validation[0])
-    assert capsys.readouterr().out.count("weight decay") == 2
+    assert table.training[2] < table.validation[2], "dropout is there in training alone"
+    assert capsys.readouterr().out.count("weight decay") == 3
 
 
 def test_probe_sees_what_the_extractor_sees(folder):
