@@ -3,13 +3,16 @@
 usage: python -m benchmarks.transfer features [--torch PYTHON] [--size 64] [--rounds 3]
        python -m benchmarks.transfer finetune [--torch PYTHON] [--size 64] [--rounds 3]
        python -m benchmarks.transfer naive DIR [--images N] [--epochs 20] [--measured 1]
+       python -m benchmarks.transfer accuracy DIR [--images N] [--epochs 3]
 
 ``features`` and ``finetune`` print a Markdown table of images a second on random images and
 weights, one process a measurement, alternating. PYTHON is an interpreter that has PyTorch; it adds
 the same network there (``benchmarks/resnet50_torch.py``). ``naive`` compares two ways to train a
 head on frozen features of the images in DIR: the whole network forward in every epoch, and the
 features once. Of the first way only so many epochs are measured; the rest is estimated from them,
-and the output says so. Weights come from ``CIFAR_UTILS_RESNET50_WEIGHTS``.
+and the output says so. ``accuracy`` sets four ways to use a ResNet50 beside each other: random and
+frozen, pretrained and frozen, fine-tuned, and trained from scratch for as many epochs. Weights come
+from ``CIFAR_UTILS_RESNET50_WEIGHTS``.
 """
 
 import argparse
@@ -120,6 +123,14 @@ def compare(what: str, torch: str | None, rounds: int, size: int, batch: int) ->
         print(f"| {title} | {middle:,.0f} ({each}) | {ours / middle:.2f} x | {memory} GiB |")
 
 
+def quietly_fitted(*arguments: Any, **options: Any) -> Any:
+    """Return what ``training.fit`` returns, its lines on stderr."""
+    from cifar_utils import training
+
+    with contextlib.redirect_stdout(sys.stderr):
+        return training.fit(*arguments, seed=0, **options)
+
+
 def naive(folder: str, images: int | None, epochs: int, measured: int, size: int) -> None:
     """Print the wall time of both ways to train a head, and the accuracy of the second."""
     import os
@@ -131,7 +142,6 @@ def naive(folder: str, images: int | None, epochs: int, measured: int, size: int
         pretrained,
         recipes,
         runtime,
-        training,
         transfer,
     )
     from cifar_utils.data import Split
@@ -145,13 +155,10 @@ def naive(folder: str, images: int | None, epochs: int, measured: int, size: int
     )
     rows: list[tuple[str, float, str]] = []
 
-    def fit(model: Any, seen: Split, judged: Split, recipe: recipes.Recipe) -> float:
-        with contextlib.redirect_stdout(sys.stderr):
-            return training.fit(model, seen, judged, recipe, seed=0).seconds
-
     extractor = pretrained.extractor(weights, size)
     slow = transfer.join(extractor, transfer.head(), "naive")
-    each = fit(slow, train, validation, dataclasses.replace(recipe, epochs=measured)) / measured
+    few = dataclasses.replace(recipe, epochs=measured)
+    each = quietly_fitted(slow, train, validation, few).seconds / measured
     note = "measured" if measured == epochs else f"estimated from {measured} measured"
     rows.append(
         (f"whole network in each of {epochs} epochs ({note})", each * epochs, "not measured")
@@ -165,7 +172,7 @@ def naive(folder: str, images: int | None, epochs: int, measured: int, size: int
         kept = Split(features.extract(extractor, train.images).values, train.labels)
         judged = Split(features.extract(extractor, validation.images).values, validation.labels)
         head = transfer.head()
-        fit(head, kept, judged, recipe)
+        quietly_fitted(head, kept, judged, recipe)
         seconds = time.perf_counter() - started
         logits = evaluation.predict_logits(head, judged.images.astype(np.float32))
     accuracy = str(evaluation.accuracy(logits, validation.labels))
@@ -177,6 +184,75 @@ def naive(folder: str, images: int | None, epochs: int, measured: int, size: int
     print("| way | seconds | share | validation accuracy |\n|---|--:|--:|---|")
     for title, value, found in rows:
         print(f"| {title} | {value:,.0f} | {value / rows[0][1]:.3f} | {found} |")
+
+
+def accuracy(folder: str, images: int | None, epochs: int, size: int) -> None:
+    """Print what a ResNet50 knows, learns, and would have learned without pretraining."""
+    import keras
+
+    from cifar_utils import (
+        data,
+        evaluation,
+        features,
+        finetuning,
+        pretrained,
+        recipes,
+        runtime,
+        transfer,
+    )
+    from cifar_utils.data import Split
+
+    session = runtime.start(0)
+    dataset = data.load(folder)
+    train, validation = dataset.train.first(images), dataset.validation
+    weights = pretrained.resolve()
+    linear = recipes.Recipe(
+        20, 128, optimizer="adamw", weight_decay=1e-2, learning_rate=1e-3, schedule="cosine"
+    )
+    gentle = recipes.Recipe(
+        epochs,
+        128,
+        optimizer="adamw",
+        weight_decay=1e-4,
+        learning_rate=5e-4,
+        warmup=0.1,
+        rates=finetuning.stage_rates(0.8),
+        augmentation="standard",
+    )
+    print(
+        f"{session}; {dataset.provenance.kind} data, {len(train):,} images and {len(validation):,}"
+    )
+    print(f"to judge by, {size} px\n")
+    print("| ResNet50 | pretraining | validation accuracy | seconds |\n|---|---|---|--:|")
+
+    def show(title: str, source: pretrained.Weights, model: Any, seconds: float) -> None:
+        found = evaluation.accuracy(
+            evaluation.predict_logits(model, validation.images), validation.labels
+        )
+        print(f"| {title} | {source.pretraining} | {found} | {seconds:,.0f} |", flush=True)
+
+    for source in (pretrained.RANDOM, weights):
+        extractor = pretrained.extractor(source, size)
+        seen, judged = (
+            features.extract(extractor, split.images, pretraining=source.pretraining)
+            for split in (train, validation)
+        )
+        head = transfer.head()
+        kept = Split(seen.values, train.labels), Split(judged.values, validation.labels)
+        fitted = quietly_fitted(head, *kept, linear)
+        model = transfer.join(extractor, head, "model")
+        show("frozen, linear head", source, model, seen.seconds + fitted.seconds)
+    with contextlib.redirect_stdout(sys.stderr):
+        phases = [finetuning.Phase("conv2", gentle)]
+        fitted = finetuning.fine_tune(model, train, None, phases, seed=0, weights=weights)
+    show(f"then fine-tuned, {epochs} epochs", weights, model, fitted.seconds)
+    keras.utils.set_random_seed(0)
+    extractor = pretrained.extractor(pretrained.RANDOM, size)
+    extractor.trainable = True
+    model = transfer.join(extractor, transfer.head(), "model")
+    fresh = dataclasses.replace(gentle, learning_rate=1e-3, rates=())
+    fitted = quietly_fitted(model, train, None, fresh)
+    show(f"from scratch, {epochs} epochs", pretrained.RANDOM, model, fitted.seconds)
 
 
 def main() -> None:
@@ -200,9 +276,16 @@ def main() -> None:
     whole.add_argument("--epochs", type=int, default=20)
     whole.add_argument("--measured", type=int, default=1)
     whole.add_argument("--size", type=int, default=64)
+    four = commands.add_parser("accuracy")
+    four.add_argument("folder")
+    four.add_argument("--images", type=int, help="training images, all by default")
+    four.add_argument("--epochs", type=int, default=3)
+    four.add_argument("--size", type=int, default=64)
     options = parser.parse_args()
     if options.command == "naive":
         naive(options.folder, options.images, options.epochs, options.measured, options.size)
+    elif options.command == "accuracy":
+        accuracy(options.folder, options.images, options.epochs, options.size)
     elif options.command == "one":
         measure = {"features": measure_features, "finetune": measure_finetune}[options.what]
         found = measure(options.kind, options.size, options.batch)

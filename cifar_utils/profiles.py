@@ -120,8 +120,8 @@ PROFILES = {
             probe_sizes=(32, 64, 96),
             resnet_size=64,
             head_epochs=20,
-            finetune_epochs=3,
-            finetune_from="conv4",
+            finetune_epochs=5,
+            finetune_from="conv2",
         ),
         Profile(
             name="gpu",

@@ -1,10 +1,11 @@
 """Heads on a pretrained ResNet50, and unfreezing it."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import keras
-import numpy as np
+import pandas as pd
 from keras import layers
 
 from cifar_utils import models
@@ -81,7 +82,26 @@ def unfreeze(model: keras.Model, from_stage: str) -> int:
     for layer in base.layers:
         late = layer.name.split("_")[0] in thawed
         layer.trainable = late and not isinstance(layer, layers.BatchNormalization)
-    return sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+    return sum(math.prod(weight.shape) for weight in model.trainable_weights)
+
+
+def counts(model: keras.Model) -> pd.DataFrame:
+    """Return how many weights each part of ``model`` has, and how many may change (notebook 05).
+
+    Args:
+        model: What ``join`` returned.
+
+    Returns:
+        A row for each stage of ResNet50 that has weights and one for the head, named by the index:
+        ``weights``, ``may change``.
+    """
+    base = [(layer.name.split("_")[0], layer) for layer in model.get_layer("resnet50").layers]
+    rows = [
+        (name, layer.count_params(), sum(math.prod(w.shape) for w in layer.trainable_weights))
+        for name, layer in [*base, ("head", model.get_layer("head"))]
+    ]
+    table = pd.DataFrame(rows, columns=["stage", "weights", "may change"])
+    return table[table.weights > 0].groupby("stage").sum()
 
 
 def _same(layer: Any) -> Any:

@@ -48,7 +48,17 @@ def test_only_the_chosen_stages_change_in_fine_tuning(extractor, tmp_path):
     changed = {w.path for w in base.weights if not np.array_equal(before[w.path], w.numpy())}
     assert changed
     assert all("conv5" in name and "_bn" not in name for name in changed)
-    assert changing == sum(int(np.prod(w.shape)) for w in model.trainable_weights)
+    counts = transfer.counts(model)
+    assert counts.weights.sum() == model.count_params()
+    assert counts["may change"].sum() == changing
+    assert counts["may change"].astype(bool).to_dict() == {
+        "conv1": False,
+        "conv2": False,
+        "conv3": False,
+        "conv4": False,
+        "conv5": True,
+        "head": True,
+    }
 
 
 def test_batch_normalisation_ignores_the_training_flag_while_unfrozen(extractor):
