@@ -3,6 +3,7 @@
 usage: python -m benchmarks.transfer features [--torch PYTHON] [--size 64] [--rounds 3]
        python -m benchmarks.transfer finetune [--torch PYTHON] [--size 64] [--rounds 3]
        python -m benchmarks.transfer naive DIR [--images N] [--epochs 20] [--measured 1]
+       python -m benchmarks.transfer extract DIR [--images 2000] [--size 224]
        python -m benchmarks.transfer accuracy DIR [--images N] [--epochs 3]
 
 ``features`` and ``finetune`` print a Markdown table of images a second on random images and
@@ -10,7 +11,8 @@ weights, one process a measurement, alternating. PYTHON is an interpreter that h
 the same network there (``benchmarks/resnet50_torch.py``). ``naive`` compares two ways to train a
 head on frozen features of the images in DIR: the whole network forward in every epoch, and the
 features once. Of the first way only so many epochs are measured; the rest is estimated from them,
-and the output says so. ``accuracy`` sets four ways to use a ResNet50 beside each other: random and
+and the output says so. ``extract`` says how fast features are written to disk, and what memory that
+takes. ``accuracy`` sets four ways to use a ResNet50 beside each other: random and
 frozen, pretrained and frozen, fine-tuned, and trained from scratch for as many epochs. Weights come
 from ``CIFAR_UTILS_RESNET50_WEIGHTS``.
 """
@@ -43,6 +45,11 @@ KINDS = {
     },
 }
 BATCH = {"features": 250, "finetune": 64}
+
+
+def peak_memory() -> float:
+    """Return the most memory that this process has had so far, in GiB."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
 
 
 def timed(work: Callable[[], object], rounds: int = 6) -> float:
@@ -186,6 +193,25 @@ def naive(folder: str, images: int | None, epochs: int, measured: int, size: int
         print(f"| {title} | {value:,.0f} | {value / rows[0][1]:.3f} | {found} |")
 
 
+def extract(folder: str, images: int, size: int) -> None:
+    """Print images a second and peak memory of ``features.extract``."""
+    import os
+
+    from cifar_utils import data, features, pretrained, runtime
+
+    session = runtime.start(0)
+    train = data.load(folder).train
+    before = peak_memory()
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["CIFAR_UTILS_DATA_DIR"] = cache
+        extractor = pretrained.extractor(pretrained.resolve(), size)
+        found = features.extract(extractor, train.images[:images])
+    print(
+        f"{session}; {size} px: {images / found.seconds:,.0f} images a second, peak memory "
+        f"{peak_memory()} GiB ({before} GiB before)"
+    )
+
+
 def accuracy(folder: str, images: int | None, epochs: int, size: int) -> None:
     """Print what a ResNet50 knows, learns, and would have learned without pretraining."""
     import keras
@@ -276,6 +302,10 @@ def main() -> None:
     whole.add_argument("--epochs", type=int, default=20)
     whole.add_argument("--measured", type=int, default=1)
     whole.add_argument("--size", type=int, default=64)
+    once = commands.add_parser("extract")
+    once.add_argument("folder")
+    once.add_argument("--images", type=int, default=2000)
+    once.add_argument("--size", type=int, default=224)
     four = commands.add_parser("accuracy")
     four.add_argument("folder")
     four.add_argument("--images", type=int, help="training images, all by default")
@@ -284,13 +314,14 @@ def main() -> None:
     options = parser.parse_args()
     if options.command == "naive":
         naive(options.folder, options.images, options.epochs, options.measured, options.size)
+    elif options.command == "extract":
+        extract(options.folder, options.images, options.size)
     elif options.command == "accuracy":
         accuracy(options.folder, options.images, options.epochs, options.size)
     elif options.command == "one":
         measure = {"features": measure_features, "finetune": measure_finetune}[options.what]
         found = measure(options.kind, options.size, options.batch)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(json.dumps({**found, "peak_memory_gib": round(peak, 2)}))
+        print(json.dumps({**found, "peak_memory_gib": peak_memory()}))
     else:
         compare(options.command, options.torch, options.rounds, options.size, options.batch)
 
