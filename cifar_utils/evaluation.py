@@ -6,6 +6,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 import pandas as pd
+from scipy import cluster, spatial, special, stats
 from sklearn import metrics
 
 from cifar_utils import batches
@@ -122,6 +123,97 @@ def accuracy_fields(logits: np.ndarray, labels: np.ndarray) -> dict[str, float |
     }
 
 
+def top_k(logits: np.ndarray, labels: np.ndarray, k: int = 2) -> Interval:
+    """Return the share of images whose class is among the ``k`` most likely, Wilson interval.
+
+    Of equal logits those of the lower classes count as more likely, as for ``argmax``.
+
+    Raises:
+        ParameterError: There are not as many classes.
+    """
+    _check(logits, labels)
+    if not 1 <= k <= logits.shape[1]:
+        raise ParameterError(f"k is {k}; expected 1 to {logits.shape[1]}, the number of classes")
+    likely = np.argsort(-logits, axis=1, kind="stable")[:, :k]
+    return wilson(int((likely == labels[:, None]).any(axis=1).sum()), len(labels))
+
+
+def log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Return the mean negative log-likelihood of the true classes, in nats."""
+    _check(logits, labels)
+    likelihoods = special.log_softmax(logits.astype(np.float64), axis=1)
+    return float(-likelihoods[np.arange(len(labels)), labels].mean())
+
+
+def brier_score(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Return the mean squared distance of the probabilities from the truth, 0 to 2 (Brier 1950)."""
+    _check(logits, labels)
+    distances = special.softmax(logits.astype(np.float64), axis=1)
+    distances[np.arange(len(labels)), labels] -= 1
+    return float((distances**2).sum(axis=1).mean())
+
+
+def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Return all that one number can say about a model (notebook 06 introduces it).
+
+    Args:
+        logits: float ``(N, K)``.
+        labels: int64 ``(N,)``.
+
+    Returns:
+        ``accuracy`` and ``top_2``, shares; ``precision``, ``recall`` and ``f1``, means over the
+        classes; ``log_loss`` in nats; ``brier``, 0 to 2.
+    """
+    names = tuple(str(place) for place in range(logits.shape[1]))
+    average = class_report(logits, labels, names).loc["macro average"].to_dict()
+    return {
+        "accuracy": accuracy(logits, labels).value,
+        "top_2": top_k(logits, labels, 2).value,
+        **{name: average[name] for name in ("precision", "recall", "f1")},
+        "log_loss": log_loss(logits, labels),
+        "brier": brier_score(logits, labels),
+    }
+
+
+def mcnemar(logits: np.ndarray, other: np.ndarray, labels: np.ndarray) -> float:
+    """Return how likely a gap as large is, were both models as good (McNemar 1947, exact).
+
+    Only images on which exactly one of them is right count; were both as good, either would win
+    half of those. Arguments are those of ``difference``.
+    """
+    first, second = right(logits, labels), right(other, labels)
+    gained, lost = int((first & ~second).sum()), int((~first & second).sum())
+    return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+
+
+def against(logits: dict[str, np.ndarray], labels: np.ndarray, reference: str) -> pd.DataFrame:
+    """Set one model against each of the others (notebook 06 introduces it).
+
+    Args:
+        logits: float ``(N, K)`` of each model on the same images.
+        labels: int64 ``(N,)``.
+        reference: A key of ``logits``.
+
+    Returns:
+        A row for each other model, named by the index: ``difference`` in accuracy, the reference
+        minus the other, with its paired 95% interval from ``low`` to ``high``; McNemar's ``p``,
+        and ``p_holm``, the same allowing for the number of comparisons (Holm 1979); ``verdict``:
+        ``different`` if that is below 0.05, else ``within noise``.
+    """
+    rows = {}
+    for name in logits.keys() - {reference}:
+        gap = difference(logits[reference], logits[name], labels)
+        p = mcnemar(logits[reference], logits[name], labels)
+        rows[name] = {"difference": gap.value, "low": gap.low, "high": gap.high, "p": p}
+    columns = ["difference", "low", "high", "p"]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+    ranked = table["p"].sort_values()
+    steps = ranked * np.arange(len(ranked), 0, -1)
+    table["p_holm"] = steps.cummax().clip(upper=1.0)
+    table["verdict"] = np.where(table["p_holm"] < 0.05, "different", "within noise")
+    return table.loc[[name for name in logits if name != reference]]
+
+
 def difference(
     logits: np.ndarray, other: np.ndarray, labels: np.ndarray, *, resamples: int = 10_000
 ) -> Interval:
@@ -168,6 +260,23 @@ def class_report(logits: np.ndarray, labels: np.ndarray, names: tuple[str, ...])
     average = frame[["precision", "recall", "f1"]].mean()
     frame.loc["macro average"] = [*average, frame["support"].sum()]
     return frame.astype({"support": int})
+
+
+def class_order(matrix: np.ndarray) -> list[int]:
+    """Return the classes so that those that get confused stand together (notebook 06).
+
+    Average linkage on how often two classes are taken for each other, leaves in optimal order
+    (Bar-Joseph et al. 2001).
+
+    Args:
+        matrix: Counts ``(K, K)``, true class by row.
+    """
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    likeness = (shares + shares.T) / 2
+    np.fill_diagonal(likeness, 0)
+    distances = spatial.distance.squareform(likeness.max() - likeness, checks=False)
+    tree = cluster.hierarchy.linkage(distances, "average", optimal_ordering=True)
+    return [int(place) for place in cluster.hierarchy.leaves_list(tree)]
 
 
 def most_confused(matrix: np.ndarray, names: tuple[str, ...], count: int = 5) -> pd.DataFrame:

@@ -1,0 +1,169 @@
+"""Does the model notice pictures that are none of its ten classes?
+
+A score is higher for what looks like the training images. Three are compared: the highest
+probability, the energy, and the distance from the training images in the network's own features.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import special
+from sklearn import metrics
+from sklearn.neighbors import NearestNeighbors
+from sklearn.preprocessing import normalize
+
+from cifar_utils.errors import DataError, ParameterError
+
+TILE = 8
+"""Side in pixels of the tiles of which a scrambled image is put together."""
+
+
+def highest_probability(logits: np.ndarray) -> np.ndarray:
+    """Return the highest of the probabilities, ``(N,)`` (Hendrycks and Gimpel, arXiv 1610.02136).
+
+    Args:
+        logits: float ``(N, K)``.
+    """
+    return special.softmax(logits.astype(np.float64), axis=1).max(axis=1)
+
+
+def negative_energy(logits: np.ndarray) -> np.ndarray:
+    """Return the logarithm of the summed exponentials, ``(N,)`` (Liu et al., arXiv 2010.03759).
+
+    Unlike the probabilities it knows how large the logits are, not only how far apart.
+
+    Args:
+        logits: float ``(N, K)``.
+    """
+    return special.logsumexp(logits.astype(np.float64), axis=1)
+
+
+def feature_nearness(known: np.ndarray, features: np.ndarray, neighbours: int = 10) -> np.ndarray:
+    """Return minus the distance to the k-th nearest known feature, ``(N,)``.
+
+    Features are scaled to length one first (Sun et al., arXiv 2204.06507).
+
+    Args:
+        known: float ``(M, D)``, of training images.
+        features: float ``(N, D)``.
+        neighbours: Which neighbour's distance counts, 1 to M.
+
+    Raises:
+        ParameterError: There are not as many.
+        DataError: The features are of different widths, or not finite.
+    """
+    if not 1 <= neighbours <= len(known):
+        raise ParameterError(
+            f"neighbours is {neighbours}; expected 1 to {len(known)}, the number of known features"
+        )
+    if known.ndim != 2 or known.shape[1:] != features.shape[1:]:
+        raise DataError(
+            f"known features {known.shape} and features {features.shape}: expected (M, D) and "
+            "(N, D)"
+        )
+    if not (np.isfinite(known).all() and np.isfinite(features).all()):
+        raise DataError("the features are not all finite; the model has diverged, train again")
+    search = NearestNeighbors(n_neighbors=neighbours, algorithm="brute")
+    search.fit(normalize(known.astype(np.float32)))
+    distances, _ = search.kneighbors(normalize(features.astype(np.float32)))
+    return -distances[:, -1]
+
+
+class Detection(NamedTuple):
+    """How well a score tells images apart.
+
+    Attributes:
+        auroc: Chance that an image of the classes scores higher than another one; 0.5 is guessing.
+        fpr95: Share of other images that pass where 95% of the images of the classes do.
+    """
+
+    auroc: float
+    fpr95: float
+
+
+def detection(inside: np.ndarray, outside: np.ndarray) -> Detection:
+    """Return how well scores tell images of the classes from others (notebook 06).
+
+    Args:
+        inside: Scores of images of the classes, ``(N,)``.
+        outside: Scores of others, ``(M,)``.
+
+    Raises:
+        DataError: There are none of one kind.
+    """
+    if not len(inside) or not len(outside):
+        raise DataError(f"{len(inside)} scores inside and {len(outside)} outside: expected some")
+    truth = np.repeat([1, 0], [len(inside), len(outside)])
+    area = metrics.roc_auc_score(truth, np.concatenate([inside, outside]))
+    return Detection(float(area), float((outside >= threshold(inside)).mean()))
+
+
+def threshold(inside: np.ndarray, keep: float = 0.95) -> float:
+    """Return the score from which on an image is answered, so that a share of the known ones is.
+
+    Args:
+        inside: Scores of validation images, ``(N,)``.
+        keep: Share to answer, above 0 to 1.
+
+    Raises:
+        ParameterError: The share is none.
+    """
+    if not 0 < keep <= 1:
+        raise ParameterError(f"keep is {keep}; expected a share above 0, at most 1")
+    ranked = np.sort(inside)[::-1]
+    return float(ranked[int(np.ceil(keep * len(ranked))) - 1])
+
+
+def outsiders(images: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
+    """Return pictures of nothing, as many of each kind as there are images (notebook 06).
+
+    Args:
+        images: uint8 ``(N, H, W, 3)``; the scrambled ones are made of them.
+        seed: Of all that is drawn.
+
+    Returns:
+        uint8 ``(N, H, W, 3)`` by name: ``noise``, every value drawn on its own; ``flat colour``;
+        ``scrambled``, tiles of 8 x 8 pixels in another order, with all the colours and textures
+        of an image and none of its shape.
+
+    Raises:
+        DataError: The sides are no multiples of 8.
+    """
+    count, height, width, channels = images.shape
+    if height % TILE or width % TILE:
+        raise DataError(f"images {images.shape}: expected sides that are multiples of {TILE}")
+    generator = np.random.default_rng(seed)
+    rows, columns = height // TILE, width // TILE
+    tiles = images.reshape(count, rows, TILE, columns, TILE, channels).swapaxes(2, 3)
+    tiles = tiles.reshape(count, rows * columns, TILE, TILE, channels)
+    order = generator.permuted(np.tile(np.arange(rows * columns), (count, 1)), axis=1)
+    mixed = np.take_along_axis(tiles, order[:, :, None, None, None], axis=1)
+    mixed = mixed.reshape(count, rows, columns, TILE, TILE, channels).swapaxes(2, 3)
+    colours = generator.integers(0, 256, (count, 1, 1, channels), dtype=np.uint8)
+    return {
+        "noise": generator.integers(0, 256, images.shape, dtype=np.uint8),
+        "flat colour": np.broadcast_to(colours, images.shape).copy(),
+        "scrambled": mixed.reshape(images.shape),
+    }
+
+
+def table(
+    inside: Mapping[str, np.ndarray], outside: Mapping[str, Mapping[str, np.ndarray]]
+) -> pd.DataFrame:
+    """Return how well each score tells the classes' images from each kind of others (notebook 06).
+
+    Args:
+        inside: By name of the score, the scores of images of the classes, ``(N,)``.
+        outside: By kind, then by name of the score, the scores of others, ``(M,)``.
+
+    Returns:
+        A row for each score and kind: ``score``, ``kind``, ``auroc``, ``fpr95``.
+    """
+    rows = [
+        {"score": score, "kind": kind, **detection(known, scores[score])._asdict()}
+        for score, known in inside.items()
+        for kind, scores in outside.items()
+    ]
+    return pd.DataFrame(rows, columns=["score", "kind", "auroc", "fpr95"])

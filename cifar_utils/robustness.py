@@ -1,0 +1,171 @@
+"""What a model does when the pictures change a little: by accident, on purpose, and not at all."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import keras
+import numpy as np
+import pandas as pd
+from keras import ops
+
+from cifar_utils import adversarial, batches, corruptions, evaluation, native
+from cifar_utils.data import Split
+from cifar_utils.errors import ParameterError
+
+
+def corrupted(
+    models: Mapping[str, keras.Model],
+    split: Split,
+    *,
+    names: Sequence[str] = tuple(corruptions.CORRUPTIONS),
+    severities: Sequence[int] = corruptions.SEVERITIES,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return accuracy on corrupted images (notebook 06 introduces it).
+
+    Args:
+        models: From uint8 images to logits, by name.
+        split: Images and labels; all models get the same corrupted images.
+        names: Keys of ``corruptions.CORRUPTIONS``.
+        severities: 1 to 5.
+        seed: Of what the corruptions draw.
+
+    Returns:
+        A row for each model, corruption and severity: ``model``, ``family``, ``corruption``,
+        ``severity``, ``accuracy``, ``low``, ``high``, ``n``.
+
+    Raises:
+        ParameterError: There is no such corruption or severity.
+    """
+    family = {name: title for title, members in corruptions.FAMILIES.items() for name in members}
+    rows = []
+    for name in names:
+        for severity in severities:
+            images = corruptions.corrupt(split.images, name, severity, seed=seed)
+            for title, model in models.items():
+                found = evaluation.accuracy(evaluation.predict_logits(model, images), split.labels)
+                rows.append(
+                    {
+                        "model": title,
+                        "family": family[name],
+                        "corruption": name,
+                        "severity": severity,
+                        "accuracy": found.value,
+                        "low": found.low,
+                        "high": found.high,
+                        "n": len(split),
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def attack(
+    model: keras.Model,
+    split: Split,
+    epsilon: float,
+    *,
+    steps: int = 1,
+    step: float | None = None,
+    seed: int = 0,
+    batch_size: int = 100,
+) -> np.ndarray:
+    """Return images moved so that the model errs, by at most ``epsilon`` grey levels a value.
+
+    With one step the fast gradient sign method (Goodfellow et al., arXiv 1412.6572); with more,
+    projected gradient descent from a random start (Madry et al., arXiv 1706.06083). Notebook 06
+    introduces it.
+
+    Args:
+        model: From uint8 ``(N, H, W, 3)`` images to logits.
+        split: Images and labels.
+        epsilon: Most that a value may move, in grey levels of 255.
+        steps: How often the gradient is asked.
+        step: How far each moves, in grey levels; None for ``epsilon`` for one step, a quarter of it
+            for more.
+        seed: Of the random start.
+        batch_size: Images at a time.
+
+    Returns:
+        uint8 ``(N, H, W, 3)``.
+
+    Raises:
+        ParameterError: Epsilon or the number of steps is not above 0.
+    """
+    if epsilon <= 0 or steps < 1:
+        raise ParameterError(f"epsilon {epsilon} and steps {steps}: expected both above 0")
+    size = step if step is not None else epsilon if steps == 1 else epsilon / 4
+    twin = adversarial.float_twin(model)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=None)
+    generator = np.random.default_rng(seed)
+    found = np.empty(split.images.shape, np.uint8)
+    for start in range(0, len(split), batch_size):
+        clean = split.images[start : start + batch_size].astype(np.float32)
+        labels = split.labels[start : start + batch_size]
+        moved = clean
+        if steps > 1:
+            shifts = generator.uniform(-epsilon, epsilon, clean.shape)
+            moved = np.clip(clean + shifts, 0, 255).astype(np.float32)
+        for _ in range(steps):
+            gradient = native.gradient(
+                lambda seen, labels=labels: ops.sum(loss(labels, twin(seen, training=False))),
+                ops.convert_to_tensor(moved),
+            )
+            moved = moved + size * np.sign(np.asarray(gradient))
+            moved = np.clip(np.clip(moved, clean - epsilon, clean + epsilon), 0, 255)
+        # Rounded towards the clean image, or half a grey level could leave the allowed range.
+        found[start : start + batch_size] = clean + np.trunc(moved - clean)
+    return found
+
+
+def _shifted(rows: int, columns: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Return what moves images by whole pixels, mirrored at the edges."""
+
+    def move(images: np.ndarray) -> np.ndarray:
+        most = max(abs(rows), abs(columns))
+        padded = np.pad(images, ((0, 0), (most, most), (most, most), (0, 0)), mode="reflect")
+        height, width = images.shape[1:3]
+        top, left = most - rows, most - columns
+        return padded[:, top : top + height, left : left + width]
+
+    return move
+
+
+def _smaller(images: np.ndarray) -> np.ndarray:
+    """Return the middle 28 of 32 pixels, as large as the whole."""
+    height, width = images.shape[1:3]
+    inner = images[:, height // 16 : -height // 16, width // 16 : -width // 16]
+    return np.asarray(
+        ops.cast(ops.round(ops.image.resize(ops.cast(inner, "float32"), (height, width))), "uint8")
+    )
+
+
+CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "mirrored": lambda images: images[:, :, ::-1],
+    "one pixel right": _shifted(0, 1),
+    "two pixels down": _shifted(2, 0),
+    "an eighth larger": _smaller,
+}
+"""Changes that leave the answer as it was: to a person these are the same pictures."""
+
+
+def consistency(
+    model: keras.Model, images: np.ndarray, logits: np.ndarray | None = None
+) -> pd.DataFrame:
+    """Return how often the answer stays under changes that should not matter (notebook 06).
+
+    Args:
+        model: From uint8 ``(N, 32, 32, 3)`` images to logits.
+        images: uint8 ``(N, 32, 32, 3)``.
+        logits: Those of the unchanged images, if they are at hand.
+
+    Returns:
+        A row for each of ``CHANGES``: ``change``, ``same``, the share of images with the same
+        answer, with its 95% interval from ``low`` to ``high``.
+    """
+    if logits is None:
+        logits = batches.predict(model, images, 250)
+    answers, rows = logits.argmax(axis=1), []
+    for name, change in CHANGES.items():
+        changed = evaluation.predict_logits(model, np.ascontiguousarray(change(images)))
+        same = evaluation.accuracy(changed, answers)
+        rows.append({"change": name, "same": same.value, "low": same.low, "high": same.high})
+    return pd.DataFrame(rows)
