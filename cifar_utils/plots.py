@@ -7,6 +7,7 @@ said by colour alone. Figures never touch pyplot: a notebook cell shows one by e
 import io
 import math
 import textwrap
+from typing import Any
 
 import matplotlib
 import matplotlib.figure
@@ -28,6 +29,7 @@ PALETTE = (BLUE, VERMILION, GREEN, "#CC79A7", "#E69F00", "#56B4E9", INK)
 # Okabe and Ito have too few for the classes; Petroff (arXiv 2107.02270) made ten.
 CLASS_COLOURS = tuple(to_hex(color) for color in matplotlib.color_sequences["petroff10"])
 RIGHTS = LinearSegmentedColormap.from_list("rights", ["#ffffff", "#9ecae1", BLUE, "#00466e"])
+HEAT = matplotlib.colormaps["inferno"]
 WRONGS = LinearSegmentedColormap.from_list("wrongs", ["#ffffff", "#fdbe85", VERMILION])
 
 _styled = matplotlib.rc_context(
@@ -962,4 +964,190 @@ def bars(frame: pd.DataFrame, xlabel: str) -> Figure:
     _plain(axes, "x")
     if frame.shape[1] > 1:
         figure.legend(loc="outside upper left", ncols=4, handlelength=1)
+    return figure
+
+
+def _grid(count: int, width: float, height: float, columns: int) -> tuple[Figure, list[Axes]]:
+    """Return a figure with so many equal axes, those left over removed."""
+    columns = min(columns, count)
+    rows = math.ceil(count / columns)
+    figure = _figure(width * columns, height * rows)
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for axes in grid.flat[count:]:
+        axes.remove()
+    for column in range(columns):
+        last = (count - 1 - column) // columns
+        grid[last, column].tick_params(labelbottom=True)
+    return figure, list(grid.flat[:count])
+
+
+def _some(given: dict[str, Any], what: str) -> None:
+    """Refuse an empty mapping."""
+    if not given:
+        raise ParameterError(f"there are no {what} to draw; expected at least one")
+
+
+@_styled
+def reliability(tables: dict[str, pd.DataFrame]) -> Figure:
+    """Draw accuracy against confidence, one panel a model (notebook 06).
+
+    On the diagonal the probabilities are right; below it the model is too sure. The bars at the
+    bottom say how many images have that confidence.
+
+    Args:
+        tables: What ``calibration.reliability`` returned, by model.
+
+    Raises:
+        ParameterError: There is none.
+    """
+    _some(tables, "reliability tables")
+    figure, panels = _grid(len(tables), 3.3, 3.2, 4)
+    for axes, (title, table) in zip(panels, tables.items(), strict=True):
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle="--")
+        share = table["images"] / table["images"].sum()
+        width = (table["to"] - table["from"]) * 0.9
+        axes.bar(table["from"], share * 0.5, width, align="edge", color=LIGHT)
+        axes.vlines(table["confidence"], table["low"], table["high"], color=BLUE, alpha=0.35, lw=4)
+        axes.plot(table["confidence"], table["accuracy"], "o-", color=BLUE, markersize=4)
+        axes.set_title(title)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        _plain(axes, "both")
+    figure.supxlabel("confidence", fontsize=10)
+    figure.supylabel("accuracy", fontsize=10)
+    return figure
+
+
+@_styled
+def selective(curves: dict[str, pd.DataFrame]) -> Figure:
+    """Draw accuracy among the surest answers against the share answered (notebook 06).
+
+    Args:
+        curves: What ``calibration.selective`` returned, by model.
+
+    Raises:
+        ParameterError: There is none.
+    """
+    _some(curves, "curves")
+    figure = _figure(7, 4)
+    axes = figure.subplots()
+    for (title, curve), color, style in zip(
+        curves.items(), PALETTE, ("-", "--", "-.", ":", "-", "--", "-."), strict=False
+    ):
+        axes.plot(curve["coverage"], curve["accuracy"], style, color=color, label=title, lw=2)
+    axes.set_xlabel("share of images that get an answer, the surest first")
+    axes.set_ylabel("accuracy of the answers")
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.margins(x=0.01)
+    _plain(axes, "both")
+    figure.legend(loc="outside upper left", ncols=4)
+    return figure
+
+
+@_styled
+def severities(table: pd.DataFrame, clean: dict[str, float]) -> Figure:
+    """Draw how accuracy falls with severity, one panel a family of corruptions (notebook 06).
+
+    Args:
+        table: What ``robustness.corrupted`` returned.
+        clean: Accuracy on the same images, not corrupted, by model: severity 0.
+
+    Raises:
+        ParameterError: A column is missing.
+    """
+    _check_columns("the table", table, {"model", "family", "severity", "accuracy"})
+    families = list(dict.fromkeys(table["family"]))
+    figure, panels = _grid(len(families), 3.3, 3.2, 4)
+    for axes, family in zip(panels, families, strict=True):
+        inside = table[table["family"] == family]
+        means = inside.groupby(["model", "severity"])["accuracy"].mean()
+        for (title, start), color, marker in zip(clean.items(), PALETTE, "os^Dv<>", strict=False):
+            line = means[title]
+            axes.plot([0, *line.index], [start, *line], color=color, marker=marker, label=title)
+        axes.set_title(family)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        _plain(axes, "y")
+    figure.supxlabel("severity, 0 for images as they are", fontsize=10)
+    figure.supylabel("accuracy, mean of the family", fontsize=10)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=len(clean)
+    )
+    return figure
+
+
+@_styled
+def attention(images: np.ndarray, maps: dict[str, np.ndarray], titles: list[str]) -> Figure:
+    """Draw images above maps of what a model looks at, laid over them (notebook 06).
+
+    Args:
+        images: uint8 ``(N, H, W, 3)``.
+        maps: By name of the row, float ``(N, H, W)`` of 0 to 1.
+        titles: Text above each image.
+
+    Raises:
+        ParameterError: Images, maps and titles do not go together.
+    """
+    _check_images(images)
+    _check_length("titles", len(titles), len(images))
+    for name, stack in maps.items():
+        if stack.shape != images.shape[:3]:
+            raise ParameterError(f"map {name!r} is {stack.shape}; expected {images.shape[:3]}")
+    figure = _figure(1.15 * len(images) + 0.9, 1.2 * (1 + len(maps)) + 0.3)
+    grid = figure.subplots(1 + len(maps), len(images), squeeze=False)
+    for column, (image, title) in enumerate(zip(images, titles, strict=True)):
+        _show_image(grid[0, column], image)
+        grid[0, column].set_title(title, fontsize=8, loc="center")
+    for row, (name, stack) in enumerate(maps.items(), start=1):
+        for column, (image, one) in enumerate(zip(images, stack, strict=True)):
+            grey = image.mean(axis=-1, keepdims=True).repeat(3, axis=-1)
+            heat = HEAT(one)[..., :3] * 255
+            mixed = grey * (1 - 0.6 * one[..., None]) + heat * 0.6 * one[..., None]
+            _show_image(grid[row, column], mixed.astype(np.uint8))
+        grid[row, 0].set_ylabel(name, fontsize=9, rotation=0, ha="right", va="center")
+    return figure
+
+
+@_styled
+def trade_off(frame: pd.DataFrame, costs: dict[str, str]) -> Figure:
+    """Draw accuracy against what it costs, one panel a cost, models as points (notebook 06).
+
+    Args:
+        frame: A row a model, named by the index; ``accuracy``, ``accuracy_low``, ``accuracy_high``
+            and a column for each cost.
+        costs: Column to what it is, with its unit. Scales are logarithmic.
+
+    Raises:
+        ParameterError: A column is missing.
+    """
+    wanted = {"accuracy", "accuracy_low", "accuracy_high", *costs}
+    _check_columns("the frame", frame, wanted)
+    figure = _figure(3.7 * len(costs) + 0.5, 3.6)
+    panels = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
+    for axes, (column, label) in zip(panels, costs.items(), strict=True):
+        for row, color, marker in zip(range(len(frame)), PALETTE, "os^Dv<>", strict=False):
+            model = frame.iloc[row]
+            axes.vlines(
+                model[column], model["accuracy_low"], model["accuracy_high"], color=color, lw=2
+            )
+            axes.plot(
+                [model[column]],
+                [model["accuracy"]],
+                marker,
+                color=color,
+                markersize=8,
+                label=str(frame.index[row]),
+            )
+        axes.set_xscale("log")
+        axes.set_xlabel(label)
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.margins(x=0.2)
+        _plain(axes, "both")
+    panels[0].set_ylabel("accuracy")
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=len(frame)
+    )
     return figure

@@ -169,3 +169,45 @@ def consistency(
         same = evaluation.accuracy(changed, answers)
         rows.append({"change": name, "same": same.value, "low": same.low, "high": same.high})
     return pd.DataFrame(rows)
+
+
+LIMITS = {
+    "mirrored": 0.8,
+    "one pixel right": 0.9,
+    "two pixels down": 0.8,
+    "an eighth larger": 0.75,
+}
+"""Least share of answers that must stay as they are under each of ``CHANGES``."""
+
+
+def behaviour(
+    logits: np.ndarray, labels: np.ndarray, consistent: pd.DataFrame, spoiled: pd.DataFrame
+) -> pd.DataFrame:
+    """Return what a model must and must not do, and whether it does (notebook 06 introduces it).
+
+    Tests as for software (Ribeiro et al., arXiv 2005.04118): invariance, the answer stays under
+    changes that do not matter; direction, a worse picture does not make a better answer; and a
+    least that every class can expect, half of the mean recall.
+
+    Args:
+        logits: float ``(N, K)`` of the model.
+        labels: int64 ``(N,)``.
+        consistent: What ``consistency`` returned for it.
+        spoiled: Its rows of what ``corrupted`` returned, of at least two severities.
+
+    Returns:
+        A row a test: ``test``, ``value``, ``limit``, ``passed``.
+    """
+    rows = [
+        (f"same answer when {change}", same, LIMITS[change])
+        for change, same in zip(consistent["change"], consistent["same"], strict=True)
+    ]
+    recalls = np.diag(evaluation.confusion_matrix(logits, labels)) / np.maximum(
+        np.bincount(labels, minlength=logits.shape[1]), 1
+    )
+    rows.append(("lowest recall of a class", recalls.min(), recalls.mean() / 2))
+    levels = spoiled.groupby(["corruption", "severity"])["accuracy"].mean().unstack()
+    fallen = levels.iloc[:, 0] - levels.iloc[:, -1]
+    rows.append((f"accuracy lost to severe {fallen.idxmin()}", fallen.min(), -0.02))
+    table = pd.DataFrame(rows, columns=["test", "value", "limit"])
+    return table.assign(passed=table["value"] >= table["limit"])

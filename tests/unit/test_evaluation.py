@@ -1,9 +1,13 @@
+import math
+
 import keras
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import special
 from scipy.stats import binomtest
+from sklearn import metrics
 
 from cifar_utils import evaluation
 from cifar_utils.errors import CifarUtilsError, ParameterError
@@ -143,3 +147,84 @@ def test_views_are_averaged_with_their_weights():
 def test_views_without_a_name_are_refused():
     with pytest.raises(ParameterError, match="did you mean 'crops'"):
         evaluation.predict_logits(first_pixels(), np.zeros((1, 32, 32, 3), np.uint8), views="crop")
+
+
+def random_outputs(seed=0, count=400):
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, 10, count)
+    logits = generator.normal(0, 1, (count, 10))
+    logits[np.arange(count), labels] += 1.5
+    return logits.astype(np.float32), labels
+
+
+def test_scores_are_those_of_scikit_learn():
+    logits, labels = random_outputs()
+    shares = special.softmax(logits.astype(np.float64), axis=1)
+    found = evaluation.scores(logits, labels)
+    answers = logits.argmax(axis=1)
+    assert found == pytest.approx(
+        {
+            "accuracy": metrics.accuracy_score(labels, answers),
+            "top_2": metrics.top_k_accuracy_score(labels, logits, k=2),
+            "precision": metrics.precision_score(labels, answers, average="macro"),
+            "recall": metrics.recall_score(labels, answers, average="macro"),
+            "f1": metrics.f1_score(labels, answers, average="macro"),
+            "log_loss": metrics.log_loss(labels, shares),
+            "brier": ((shares - np.eye(10)[labels]) ** 2).sum(axis=1).mean(),
+        }
+    )
+    assert evaluation.top_k(logits, labels, 10).value == 1
+    assert evaluation.top_k(logits, labels, 1) == evaluation.accuracy(logits, labels)
+    with pytest.raises(ParameterError, match="k is 11; expected 1 to 10"):
+        evaluation.top_k(logits, labels, 11)
+
+
+def test_log_loss_of_certain_mistakes_is_finite():
+    logits = np.array([[1000.0, 0], [1000, 0]], np.float32)
+    assert evaluation.log_loss(logits, np.array([0, 1])) == 500
+    assert evaluation.brier_score(logits, np.array([0, 1])) == 1
+
+
+def one_hot(answers):
+    return np.eye(10, dtype=np.float32)[answers]
+
+
+def test_mcnemar_is_the_exact_binomial():
+    labels = np.zeros(40, int)
+    first, second = np.ones(40, int), np.ones(40, int)
+    first[:15], second[10:20] = 0, 0  # 10 right for the first alone, 5 for the second alone
+    found = evaluation.mcnemar(one_hot(first), one_hot(second), labels)
+    tail = sum(math.comb(15, k) for k in range(6)) / 2**15
+    assert found == pytest.approx(2 * tail)
+    assert evaluation.mcnemar(one_hot(first), one_hot(first), labels) == 1
+
+
+def test_one_model_against_the_others():
+    labels = np.zeros(1000, int)
+    shares = {"chosen": 900, "same": 900, "close": 880, "far": 500}
+    logits = {
+        name: one_hot((np.arange(1000) >= right).astype(int)) for name, right in shares.items()
+    }
+    table = evaluation.against(logits, labels, "chosen")
+    assert list(table.index) == ["same", "close", "far"]
+    assert table["difference"].tolist() == pytest.approx([0, 0.02, 0.4])
+    assert table["verdict"].tolist() == ["within noise", "different", "different"]
+    # Holm: the smallest times 3, the next times 2, the largest as it is.
+    smallest, middle, largest = table.loc[["far", "close", "same"], "p"]
+    assert table.loc[["far", "close", "same"], "p_holm"].tolist() == pytest.approx(
+        [3 * smallest, 2 * middle, largest]
+    )
+    assert (table["low"] <= table["difference"]).all()
+
+
+def test_classes_that_get_confused_stand_together():
+    matrix = np.diag([90] * 6)
+    for one, other in ((0, 4), (1, 3), (2, 5)):
+        matrix[one, other] = matrix[other, one] = 10
+    matrix[4, 1] = 2
+    order = evaluation.class_order(matrix)
+    assert sorted(order) == list(range(6))
+    places = {label: place for place, label in enumerate(order)}
+    for one, other in ((0, 4), (1, 3), (2, 5), (4, 1)):
+        assert abs(places[one] - places[other]) == 1
+    assert sorted(evaluation.class_order(np.zeros((4, 4), int))) == [0, 1, 2, 3]

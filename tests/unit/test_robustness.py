@@ -1,5 +1,6 @@
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 
 from cifar_utils import models, robustness, training
@@ -109,3 +110,26 @@ def test_changes_are_what_they_are_called():
 def test_attacks_of_no_strength_are_refused(trained):
     with pytest.raises(ParameterError, match="epsilon 0 and steps 1"):
         robustness.attack(trained, coloured(4), 0)
+
+
+def behaviour_of(recalls, same=1.0, severe=0.5):
+    """Behaviour of a model with these recalls, this consistency and accuracy when it gets bad."""
+    labels = np.repeat(np.arange(10), 20)
+    right = np.tile(np.arange(20), 10) < 20 * np.repeat(recalls, 20)
+    logits = np.eye(10)[np.where(right, labels, (labels + 1) % 10)]
+    consistent = pd.DataFrame({"change": list(robustness.CHANGES), "same": same})
+    spoiled = pd.DataFrame({"corruption": "snow", "severity": [1, 5], "accuracy": [0.7, severe]})
+    return robustness.behaviour(logits, labels, consistent, spoiled)
+
+
+def test_behaviour_is_held_to_its_limits():
+    good = behaviour_of([0.9] * 10)
+    assert good["passed"].all()
+    assert len(good) == len(robustness.CHANGES) + 2
+    assert set(robustness.LIMITS) == set(robustness.CHANGES)
+    for bad, name in (
+        (behaviour_of([0.9] * 9 + [0.4]), "lowest recall of a class"),
+        (behaviour_of([0.9] * 10, severe=0.75), "accuracy lost to severe snow"),
+    ):
+        assert bad.loc[~bad["passed"], "test"].tolist() == [name]
+    assert (~behaviour_of([0.9] * 10, same=0.5)["passed"]).sum() == len(robustness.CHANGES)
