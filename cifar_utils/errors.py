@@ -21,6 +21,10 @@ class WeightsError(CifarUtilsError):
     """Pretrained weights are missing or do not fit the network."""
 
 
+class DivergedError(CifarUtilsError):
+    """Training led nowhere, and the weights are of no use."""
+
+
 def nearest(name: str, choices: list[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the choice closest to ``name``, and all the choices."""
     from difflib import get_close_matches

@@ -19,7 +19,7 @@ from scipy import stats
 
 from cifar_utils import evaluation, training
 from cifar_utils.data import Split
-from cifar_utils.errors import ParameterError
+from cifar_utils.errors import DivergedError, ParameterError
 from cifar_utils.evaluation import Interval
 from cifar_utils.recipes import Recipe
 
@@ -36,7 +36,8 @@ class Comparison:
         table: A row a variant, named by the index, with means over the seeds: ``training`` and
             ``validation`` accuracy; ``difference`` in validation accuracy from the first variant
             with its 95% interval from ``low`` to ``high``, all missing for the first, and the
-            ``verdict``; ``seconds`` of training.
+            ``verdict``; ``seconds`` of training. A variant that does not train with every seed has
+            the verdict ``diverged`` and no difference.
         histories: The history of each variant's first seed, see ``training.Fitted``.
     """
 
@@ -125,13 +126,18 @@ def compare(
     learned = train.first(len(validation))
     logits: dict[str, list[np.ndarray]] = {name: [] for name in chosen}
     histories: dict[str, pd.DataFrame] = {}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for (name, (build, how)), seed in itertools.product(chosen.items(), seeds):
         keras.utils.set_random_seed(seed)
-        model = build()
+        model, started = build(), time.perf_counter()
         fit = functools.partial(training.fit, recipe=how) if isinstance(how, Recipe) else how
-        with contextlib.redirect_stdout(io.StringIO()):  # a line an epoch would be too many
-            fitted = fit(model, train, validation if curves else None, seed=seed)
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # a line an epoch would be too many
+                fitted = fit(model, train, validation if curves else None, seed=seed)
+        except DivergedError as error:
+            print(f"{name}, seed {seed}: {str(error).partition(';')[0]}")
+            rows.append({"variant": name, "seconds": time.perf_counter() - started})
+            continue
         histories.setdefault(name, fitted.history)
         logits[name].append(evaluation.predict_logits(model, validation.images))
         row = {
@@ -147,6 +153,9 @@ def compare(
     reference, *others = chosen
     gaps: list[dict[str, float | str]] = [{"verdict": "reference"}]
     for name in others:
+        if len(logits[name]) < len(seeds) or len(logits[reference]) < len(seeds):
+            gaps.append({"verdict": "diverged"})
+            continue
         gap = _difference(logits[name], logits[reference], validation.labels)
         ends = {"difference": gap.value, "low": gap.low, "high": gap.high}
         gaps.append({**ends, "verdict": verdict(gap)})

@@ -895,6 +895,8 @@ def intervals(
 def differences(table: pd.DataFrame, measure: str) -> Figure:
     """Draw how far each variant of an experiment is from the first (notebook 02 introduces it).
 
+    Variants that did not train have no place in it.
+
     Args:
         table: As ``experiments.compare`` gives it: named by the index; from the second row on the
             columns difference, low and high are drawn.
@@ -905,6 +907,7 @@ def differences(table: pd.DataFrame, measure: str) -> Figure:
     """
     others = table.iloc[1:]
     _check_columns("what is left of the table", others, {"difference", "low", "high"})
+    others = others.dropna(subset=["difference"])
     return intervals(
         [str(name) for name in others.index],
         others["difference"].tolist(),

@@ -119,7 +119,7 @@ PROFILES = {
             probe_images=2000,
             probe_sizes=(32, 64, 96),
             resnet_size=64,
-            head_epochs=20,
+            head_epochs=12,
             finetune_epochs=5,
             finetune_from="conv2",
         ),

@@ -26,7 +26,7 @@ from cifar_utils import (
 from cifar_utils.batches import Batches, Mirrored, check
 from cifar_utils.callbacks import Averaging, EarlyStopping, EpochLines, LossGuard
 from cifar_utils.data import Split
-from cifar_utils.errors import CifarUtilsError, ParameterError
+from cifar_utils.errors import CifarUtilsError, DivergedError, ParameterError
 from cifar_utils.recipes import Recipe
 
 
@@ -199,8 +199,8 @@ def fit(
     Raises:
         DataError: Images, features or labels do not suit the model.
         ParameterError: The recipe does not suit the model.
-        CifarUtilsError: The loss became infinite or diverged, and the weights are of no use; or the
-            memory did not suffice; or the package for TensorBoard is missing.
+        DivergedError: The loss became infinite or diverged, or the network died.
+        CifarUtilsError: The memory did not suffice; or the package for TensorBoard is missing.
     """
     _check(model, train, validation, recipe)
     if recipe.precision != "auto":
@@ -271,7 +271,7 @@ def fit(
     if checkpoint and not (keep_backup and not guard.problem):
         checkpoint.clear()
     if guard.problem:
-        raise CifarUtilsError(
+        raise DivergedError(
             f"{guard.problem} in epoch {len(lines.rows)}; lower the learning rate (now "
             f"{recipe.learning_rate:g})"
         )

@@ -99,6 +99,22 @@ def test_several_seeds_are_averaged_and_give_their_own_interval(monkeypatch, cap
     assert "b, seed 2: 76.0% in 3.0 s" in capsys.readouterr().out
 
 
+def test_a_variant_that_does_not_train_is_a_result_too(capsys):
+    wild = Recipe(epochs=6, batch_size=20, optimizer="sgd", learning_rate=1e6)
+    variants = {
+        "good": (small_model, LONG),
+        "wild": (small_model, wild),
+        "too": (small_model, LONG),
+    }
+    found = experiments.compare(variants, TRAIN, VALIDATION)
+    table = found.table
+    assert table["verdict"].tolist() == ["reference", "diverged", "not told apart"]
+    assert table.loc["wild", ["training", "validation", "difference"]].isna().all()
+    assert table.loc["wild", "seconds"] > 0
+    assert "wild, seed 0: the " in capsys.readouterr().out
+    plots.differences(table, "accuracy")
+
+
 def test_one_line_a_training(capsys):
     variants = {"a": (small_model, SHORT), "b": (small_model, SHORT)}
     experiments.compare(variants, TRAIN, VALIDATION)
