@@ -531,7 +531,8 @@ def _run_stage(stage: runs.Stage, values: dict[str, Any], digest: str) -> float:
         "finished": datetime.now(UTC).isoformat(timespec="milliseconds"),
     }
     runs.write_json(folder / "stage.json", record)
-    shutil.rmtree(aside, ignore_errors=True)
+    for left in (aside, stage.backup):
+        shutil.rmtree(left, ignore_errors=True)
     return seconds
 
 
@@ -707,6 +708,8 @@ def _one(stage: runs.Stage, values: dict[str, Any], place: str, fresh: bool) -> 
         took = duration(record["seconds"])
         _say(f"{place} {stage.name}  already finished ({took}), reusing")
         return
+    if fresh:
+        shutil.rmtree(stage.backup, ignore_errors=True)
     _say(f"{place} {stage.name}")
     _say(f"        done in {duration(_run_stage(stage, values, digest))}")
     write_report(stage.run)

@@ -148,6 +148,11 @@ class Stage:
         """The stage's folder; it need not exist yet."""
         return self.run.folder / self.name
 
+    @property
+    def backup(self) -> Path:
+        """Where its trainings keep their state; outside the folder, which a new start empties."""
+        return self.run.folder / f".{self.name}.backup"
+
     def _changed(self) -> None:
         """Forget that ``cifar run`` finished this stage: its files are no longer of that run."""
         (self.folder / "stage.json").unlink(missing_ok=True)

@@ -442,6 +442,39 @@ def test_a_killed_command_is_resumed_at_the_stage_that_did_not_finish(root, fold
     assert (folder / "02_second" / "notebook.ipynb").is_file()
 
 
+KEEPS = """
+import os
+from pathlib import Path
+backup = Path(os.environ["CIFAR_UTILS_ARTIFACTS_DIR"]) / RUN / f".{STAGE}.backup"
+backup.mkdir(exist_ok=True)
+print("epochs done:", len(list(backup.iterdir())))
+(backup / str(len(list(backup.iterdir())))).touch()
+"""
+
+
+def test_the_state_of_a_training_survives_a_failure_and_no_success(root, folder):
+    def epochs():
+        cells = json.loads((folder / "01_first" / "notebook.ipynb").read_text())["cells"]
+        texts = ["".join(out.get("text", "")) for cell in cells for out in cell.get("outputs", [])]
+        return int("".join(texts).split("epochs done: ")[1].split()[0])
+
+    tiny_course.write(root, "01_first", KEEPS + "raise RuntimeError('killed')")
+    for _ in range(2):
+        with pytest.raises(RunError, match="killed"):
+            run(["1"])
+    backup = folder / ".01_first.backup"
+    assert runs.load(NAME).stage("02").backup == runs.load(NAME).folder / ".02_second.backup"
+    assert len(list(backup.iterdir())) == 2
+    tiny_course.write(root, "01_first", KEEPS)
+    run(["1"])
+    assert epochs() == 2
+    assert not backup.exists()
+    backup.mkdir()
+    (backup / "old").touch()
+    run(["1"], fresh=True)
+    assert epochs() == 0
+
+
 def test_control_c_stops_the_kernel_and_says_how_to_go_on(root, folder):
     started, kernel = _start(root, "1", "2", "--set", "EPOCHS=4")
     started.send_signal(signal.SIGINT)
