@@ -12,6 +12,8 @@ from cifar_utils.errors import CifarUtilsError, DataError, ParameterError
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from cifar_utils import leaderboard, runs
+
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
@@ -73,11 +75,14 @@ def parser() -> argparse.ArgumentParser:
     results = commands.add_parser(
         "results",
         allow_abbrev=False,
-        help="print the results table",
-        description="Print the results of runs.",
+        help="compare results",
+        description="Print the results of runs, the best first, those measured on other images "
+        "apart. Of two runs it also says what they differ in.",
     )
     results.add_argument("runs", metavar="RUN", nargs="*", help="all runs if none is given")
-    results.add_argument("--json", action="store_true", help="every figure, as a JSON list")
+    form = results.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="every figure, as a JSON list")
+    form.add_argument("--csv", action="store_true", help="every figure, as CSV")
     results.set_defaults(act=_results)
 
     data = commands.add_parser("data", help="get, check and look at the images").add_subparsers(
@@ -154,16 +159,27 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _results(options: argparse.Namespace) -> None:
-    from cifar_utils import paths, runs
+    from cifar_utils import leaderboard, paths, runs
 
     chosen = [runs.load(name) for name in options.runs or runs.names()]
-    rows = sorted((row for run in chosen for row in run.results()), key=_order)
+    rows = [row for run in chosen for row in run.results()]
     if options.json:
         print(json.dumps(rows, indent=2))
-    elif rows:
-        _show(tables(rows))
-    else:
+    elif options.csv:
+        import csv
+
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    elif not rows:
         print(f"no results yet in {paths.artifacts_dir()}; make some with: cifar run")
+    else:
+        _show(tables(rows))
+        if seeds := leaderboard.over_seeds(rows):
+            _show([_seeds_table(seeds)])
+        if len(options.runs) == 2:
+            _show(_comparison(*chosen))
 
 
 def _data_fetch(options: argparse.Namespace) -> None:
@@ -204,52 +220,91 @@ def _print_columns(rows: Sequence[tuple[str, ...]]) -> None:
         print("  ".join(cells).rstrip())
 
 
-def _order(row: dict[str, Any]) -> tuple[str, str, str]:
-    """Return what result rows are sorted by."""
-    return row["run"], row["stage"], row.get("split") or ""
-
-
-def tables(rows: list[dict[str, Any]]) -> "list[Table]":
-    """Return a results table for each run; rows without an accuracy are left out.
-
-    Args:
-        rows: As ``runs.Run.results`` returns them.
-    """
+def _table(title: str, left: Sequence[str], right: Sequence[str]) -> "Table":
+    """Return an empty table with columns set to the left, then to the right."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    shown: dict[str, Table] = {}
-    for row in sorted(rows, key=_order):
-        if row.get("accuracy") is None:
-            continue
-        title = f"{row['run']}: profile {row['profile']}, seed {row['seed']}, {row['hardware']}"
-        if title not in shown:
-            shown[title] = Table(
-                "stage", "split", box=box.SIMPLE_HEAD, title=Text(title), title_justify="left"
+    made = Table(*left, box=box.SIMPLE_HEAD, title=Text(title), title_justify="left")
+    for name in right:
+        made.add_column(name, justify="right")
+    return made
+
+
+def _cells(*texts: object) -> list[Any]:
+    """Return texts as cells that no markup changes; nothing for None."""
+    from rich.text import Text
+
+    return [Text("" if text is None else str(text)) for text in texts]
+
+
+def _percent(value: float, low: float, high: float) -> str:
+    """Return a share and its interval in percent."""
+    return f"{100 * value:5.2f}  [{100 * low:.2f}, {100 * high:.2f}]"
+
+
+def tables(rows: list[dict[str, Any]]) -> "list[Table]":
+    """Return a table for each group of results that may be compared, the best first.
+
+    Args:
+        rows: As ``runs.Run.results`` returns them.
+    """
+    from cifar_utils import leaderboard
+
+    shown = []
+    for title, group in leaderboard.comparable(rows).items():
+        table = _table(
+            title,
+            ("stage", "run", "profile", "pretraining", "hardware"),
+            ("seed", "accuracy %  [95%]", "n", "parameters", "training"),
+        )
+        for row in group:
+            seconds, parameters = row.get("training_seconds"), row.get("parameters")
+            names = ("stage", "run", "profile", "pretraining", "hardware", "seed")
+            cells = _cells(
+                *(row[name] for name in names),
+                _percent(row["accuracy"], row["accuracy_low"], row["accuracy_high"]),
+                f"{row['n']:,}",
+                None if parameters is None else f"{parameters:,}",
+                None if seconds is None else f"{seconds:,.1f} s",
             )
-            for name in ("accuracy %  [95%]", "n"):
-                shown[title].add_column(name, justify="right")
-            for name in ("data", "pretraining"):
-                shown[title].add_column(name)
-            for name in ("parameters", "training"):
-                shown[title].add_column(name, justify="right")
-        accuracy, low, high = (
-            100 * row[name] for name in ("accuracy", "accuracy_low", "accuracy_high")
-        )
-        seconds, parameters = row.get("training_seconds"), row.get("parameters")
-        cells = (
-            row["stage"],
-            row["split"],
-            f"{accuracy:5.2f}  [{low:.2f}, {high:.2f}]",
-            f"{row['n']:,}",
-            row["data"],
-            row["pretraining"],
-            "" if parameters is None else f"{parameters:,}",
-            "" if seconds is None else f"{seconds:,.1f} s",
-        )
-        shown[title].add_row(*(Text(cell) for cell in cells))
-    return list(shown.values())
+            table.add_row(*cells)
+        shown.append(table)
+    return shown
+
+
+def _seeds_table(found: "list[leaderboard.Seeds]") -> "Table":
+    """Return a table of means over seeds."""
+    left = ("stage", "split", "data", "profile", "pretraining")
+    table = _table("means over seeds", left, ("seeds", "accuracy %  [95%]"))
+    for row in found:
+        table.add_row(*_cells(*row[:-1], _percent(*row.accuracy)))
+    return table
+
+
+def _comparison(first: "runs.Run", second: "runs.Run") -> "list[Table]":
+    """Return tables of what two runs differ in, and of how their results do."""
+    from cifar_utils import leaderboard
+
+    settings = _table("what differs", ("setting", first.name, second.name), ())
+    for difference in leaderboard.differing(first, second):
+        settings.add_row(*_cells(*difference))
+    outcome = _table(
+        f"results of {second.name} minus those of {first.name}",
+        ("stage", "split"),
+        (first.name, second.name, "points  [95%]", "verdict"),
+    )
+    for change in leaderboard.changes(first, second):
+        gap, verdict = None, "other images"
+        if change.gap is not None:
+            gap = f"{100 * change.gap.value:+.2f}  " + "[{:+.2f}, {:+.2f}]".format(
+                *(100 * end for end in change.gap[1:])
+            )
+            verdict = "within noise" if change.gap.low <= 0 <= change.gap.high else "different"
+        shares = (f"{100 * each.value:.2f}" for each in (change.first, change.second))
+        outcome.add_row(*_cells(change.stage, change.split, *shares, gap, verdict))
+    return [each for each in (settings, outcome) if each.row_count]
 
 
 def _show(shown: "list[Table]") -> None:

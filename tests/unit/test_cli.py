@@ -1,9 +1,12 @@
+import csv
+import io
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cifar_utils import archives, cli, data, download, runs
@@ -180,39 +183,59 @@ def _rows(text):
 
 
 @pytest.mark.parametrize("columns", ["40", "80", "300"])
-def test_results_are_a_table_a_run_whole_at_every_width(two_runs, capsys, monkeypatch, columns):
+def test_results_are_whole_at_every_width(two_runs, capsys, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", columns)
     assert cli.main(["results"]) == 0
     text = capsys.readouterr().out
     rows = _rows(text)
-    stages = [["01_first", "test"], ["01_first", "validation"], ["02_second", "validation"]]
-    assert [row[:2] for row in rows] == stages * 2
-    assert rows[0][2:] == [
-        *("50.00", "[40.00, 60.00]", "99", "synthetic", "none"),
-        *("23,456", "3.2 s"),
+    validation = [["01_first", "a"], ["01_first", "b"], ["02_second", "a"], ["02_second", "b"]]
+    means = [
+        [name, split] for name, split in (("02_second", "validation"), ("01_first", "validation"))
     ]
-    for name in ("a", "b"):
-        assert re.search(rf"^ *{name}: profile \w+, seed \d, \S", text, flags=re.MULTILINE)
+    assert [row[:2] for row in rows[:2]] == [["01_first", "a"], ["01_first", "b"]]
+    assert sorted(row[:2] for row in rows[2:6]) == validation
+    assert sorted(row[:2] for row in rows[6:]) == sorted([*means, ["01_first", "test"]])
+    assert rows[0][2] == "smoke"
+    assert rows[0][-6:] == ["1", "50.00", "[40.00, 60.00]", "99", "23,456", "3.2 s"]
+    titles = re.findall(r"^ *((?:test|validation|means).*?) *$", text, flags=re.MULTILINE)
+    warning = "synthetic images, which say nothing about CIFAR-10"
+    assert titles == [f"test, {warning}", f"validation, {warning}", "means over seeds"]
 
 
 def test_results_of_some_runs(two_runs, capsys):
     assert cli.main(["results", "b"]) == 0
-    text = capsys.readouterr().out
-    assert "b: profile" in text
-    assert "a: profile" not in text
+    assert {row[1] for row in _rows(capsys.readouterr().out)} == {"b"}
     assert cli.main(["results", "c"]) == 1
     assert "no run is called 'c'" in capsys.readouterr().err
 
 
-def test_results_as_json_are_all_rows(two_runs, capsys):
+def test_two_runs_are_compared(two_runs, capsys):
+    for name, right in (("a", 60), ("b", 40)):
+        logits = np.eye(10, dtype=np.float32)[(np.arange(100) >= right).astype(int)]
+        runs.load(name).stage("01_first").save_logits("test", logits, np.zeros(100, int))
+    assert cli.main(["results", "b", "a"]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"^ *seed +0 +1 *$", text, flags=re.MULTILINE)
+    assert "versions" not in text
+    found = re.search(r"01_first +test +40\.00 +60\.00 +\+20\.00 +(\S+, \S+) +different", text)
+    assert found
+
+
+def test_results_as_json_and_csv_are_all_rows(two_runs, capsys):
     assert cli.main(["results", "--json", "a"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [(row["stage"], row["split"], row["n"]) for row in rows] == [
-        ("01_first", "test", 99),
         ("01_first", "validation", 1234),
         ("02_second", "validation", 1234),
         ("03_third", None, 7),
+        ("01_first", "test", 99),
     ]
+    assert cli.main(["results", "--csv", "a"]) == 0
+    table = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["n"] for row in table] == ["1234", "1234", "7", "99"]
+    assert table[0]["accuracy"] == "0.5"
+    with pytest.raises(SystemExit):
+        cli.main(["results", "--csv", "--json"])
 
 
 def test_results_before_the_first_run(root, capsys):
