@@ -3,6 +3,7 @@
 A network is calibrated if of the images it calls a cat with 80% confidence 80% are cats.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -179,3 +180,31 @@ def coverage_at(curve: pd.DataFrame, accuracy: float) -> float:
     """
     enough = curve.loc[curve["accuracy"] >= accuracy, "coverage"]
     return float(enough.max()) if len(enough) else 0.0
+
+
+def summary(
+    logits: Mapping[str, np.ndarray], labels: np.ndarray, temperatures: Mapping[str, float]
+) -> pd.DataFrame:
+    """Return what a temperature mends, model by model (notebook 06 introduces it).
+
+    Args:
+        logits: float ``(N, K)`` of each model on the same images.
+        labels: int64 ``(N,)``.
+        temperatures: What ``fit_temperature`` returned for each on other images.
+
+    Returns:
+        A row a model, named by the index: ``temperature``; calibration error ``before`` and
+        ``after``, with its interval, and after with bins of equal mass; ``answered_at_95``, the
+        share of images that can be answered with an accuracy of 95%.
+    """
+    rows = {}
+    for name, outputs in logits.items():
+        mended = outputs / temperatures[name]
+        rows[name] = {
+            "temperature": temperatures[name],
+            "before": str(calibration_error(outputs, labels)),
+            "after": str(calibration_error(mended, labels)),
+            "after, equal mass": str(calibration_error(mended, labels, kind="mass")),
+            "answered_at_95": coverage_at(selective(mended, labels), 0.95),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")

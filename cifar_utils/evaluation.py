@@ -1,6 +1,8 @@
 """Judging models from their logits: accuracy with its interval, scores a class, differences."""
 
 import math
+import statistics
+import time
 from typing import NamedTuple
 
 import keras
@@ -70,6 +72,22 @@ def predict_logits(
         view = view[:, :, ::-1] if mirrored else view
         total += weight * batches.predict(model, view, batch_size)
     return total
+
+
+def latency(model: keras.Model, image: np.ndarray, repeats: int = 20) -> float:
+    """Return the seconds from one image to its logits, the median of several (notebook 06).
+
+    Args:
+        model: From uint8 ``(N, 32, 32, 3)`` images to logits.
+        image: uint8 ``(32, 32, 3)``.
+        repeats: How often it is timed, after three that do not count.
+    """
+    seconds = []
+    for _ in range(repeats + 3):
+        started = time.perf_counter()
+        model.predict_on_batch(image[None])
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds[3:])
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

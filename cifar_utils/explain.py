@@ -159,6 +159,28 @@ def untrained(model: keras.Model, seed: int = 0) -> keras.Model:
     return keras.models.clone_model(model)
 
 
+def compared(
+    model: keras.Model, images: np.ndarray, classes: np.ndarray | None = None, *, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Return maps with and without gradients, and one of random weights (notebook 06).
+
+    Args:
+        model: From uint8 ``(N, 32, 32, 3)`` images to ``(N, K)`` logits.
+        images: uint8 ``(N, 32, 32, 3)``.
+        classes: Integers ``(N,)``; None for the class that the model predicts.
+        seed: Of the random weights.
+
+    Returns:
+        float32 ``(N, 32, 32)`` of 0 to 1, by name.
+    """
+    classes = _chosen(model, images, classes)
+    return {
+        "Grad-CAM": grad_cam(model, images, classes),
+        "hiding parts": occlusion(model, images, classes),
+        "random weights": grad_cam(untrained(model, seed), images, classes),
+    }
+
+
 def likeness(maps: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Return the rank correlation of each map with the other, ``(N,)``; 0 where one is flat.
 

@@ -4,9 +4,10 @@ A score is higher for what looks like the training images. Three are compared: t
 probability, the energy, and the distance from the training images in the network's own features.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import keras
 import numpy as np
 import pandas as pd
 from scipy import special
@@ -14,7 +15,10 @@ from sklearn import metrics
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import normalize
 
+from cifar_utils import evaluation, explain, models, training
+from cifar_utils.data import Split
 from cifar_utils.errors import DataError, ParameterError
+from cifar_utils.recipes import Recipe
 
 TILE = 8
 """Side in pixels of the tiles of which a scrambled image is put together."""
@@ -146,6 +150,51 @@ def outsiders(images: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
         "noise": generator.integers(0, 256, images.shape, dtype=np.uint8),
         "flat colour": np.broadcast_to(colours, images.shape).copy(),
         "scrambled": mixed.reshape(images.shape),
+    }
+
+
+def scores(model: keras.Model, known: np.ndarray, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the three scores of a model for images (notebook 06 introduces it).
+
+    Args:
+        model: From uint8 ``(N, 32, 32, 3)`` images to logits, see ``explain.last_features``.
+        known: Training images, uint8 ``(M, 32, 32, 3)``.
+        images: uint8 ``(N, 32, 32, 3)``.
+
+    Returns:
+        By name, float ``(N,)``; higher for what looks like the classes.
+    """
+    logits, eye = evaluation.predict_logits(model, images), explain.last_features(model)
+    seen, before = (evaluation.predict_logits(eye, each) for each in (images, known))
+    return {
+        "highest probability": highest_probability(logits),
+        "energy": negative_energy(logits),
+        "nearness of features": feature_nearness(before, seen),
+    }
+
+
+def never_seen(
+    train: Split, test: Split, classes: Sequence[int], recipe: Recipe, *, seed: int
+) -> dict[str, Detection]:
+    """Return how well a network notices classes that it was not trained on (notebook 06).
+
+    Args:
+        train: What a small network learns from, less the classes.
+        test: What it is asked about.
+        classes: Labels to leave out.
+        recipe: How to train it.
+        seed: Of weights, order and augmentation.
+
+    Returns:
+        By name of the score.
+    """
+    keras.utils.set_random_seed(seed)
+    model, kept = models.build("baseline_cnn"), ~np.isin(train.labels, classes)
+    training.fit(model, Split(train.images[kept], train.labels[kept]), None, recipe, seed=seed)
+    inside = ~np.isin(test.labels, classes)
+    return {
+        name: detection(found[inside], found[~inside])
+        for name, found in scores(model, train.images[kept], test.images).items()
     }
 
 

@@ -18,7 +18,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.lines import Line2D
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import (
+    EngFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullLocator,
+    PercentFormatter,
+)
 from PIL import Image
 
 from cifar_utils.errors import ParameterError
@@ -1072,7 +1078,7 @@ def severities(table: pd.DataFrame, clean: dict[str, float]) -> Figure:
             axes.plot([0, *line.index], [start, *line], color=color, marker=marker, label=title)
         axes.set_title(family)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         _plain(axes, "y")
     figure.supxlabel("severity, 0 for images as they are", fontsize=10)
     figure.supylabel("accuracy, mean of the family", fontsize=10)
@@ -1145,8 +1151,11 @@ def trade_off(frame: pd.DataFrame, costs: dict[str, str]) -> Figure:
                 label=str(frame.index[row]),
             )
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel(label)
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.margins(x=0.2)
         _plain(axes, "both")
     panels[0].set_ylabel("accuracy")

@@ -37,6 +37,8 @@ class Profile:
         head_epochs: Epochs for a head on frozen features.
         finetune_epochs: Most epochs of fine-tuning; early stopping may end it sooner.
         finetune_from: First ResNet50 stage that is unfrozen, ``conv2`` to ``conv5``.
+        robustness_images: Test images that notebook 06 corrupts and attacks.
+        severities: Of the corruptions there, 1 to 5.
     """
 
     name: str
@@ -64,6 +66,8 @@ class Profile:
     head_epochs: int
     finetune_epochs: int
     finetune_from: str
+    robustness_images: int
+    severities: tuple[int, ...]
 
 
 PROFILES = {
@@ -95,6 +99,8 @@ PROFILES = {
             head_epochs=5,
             finetune_epochs=1,
             finetune_from="conv5",
+            robustness_images=60,
+            severities=(1, 5),
         ),
         Profile(
             name="cpu",
@@ -122,6 +128,8 @@ PROFILES = {
             head_epochs=12,
             finetune_epochs=5,
             finetune_from="conv2",
+            robustness_images=500,
+            severities=(1, 3, 5),
         ),
         Profile(
             name="gpu",
@@ -149,6 +157,8 @@ PROFILES = {
             head_epochs=30,
             finetune_epochs=10,
             finetune_from="conv2",
+            robustness_images=2000,
+            severities=(1, 2, 3, 4, 5),
         ),
     )
 }

@@ -116,6 +116,35 @@ def attack(
     return found
 
 
+ATTACKS = {
+    "one step, 2 levels": (2.0, 1),
+    "ten steps, 2 levels": (2.0, 10),
+    "ten steps, 8 levels": (8.0, 10),
+}
+"""Most that a value moves, in grey levels of 255, and the number of steps, by name."""
+
+
+def attacked(models: Mapping[str, keras.Model], split: Split, *, seed: int = 0) -> pd.DataFrame:
+    """Return accuracy on images moved against each model itself (notebook 06 introduces it).
+
+    Args:
+        models: From uint8 images to logits, by name.
+        split: Images and labels.
+        seed: Of the random starts.
+
+    Returns:
+        A row a model, named by the index; a column for each of ``ATTACKS``.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for name, model in models.items():
+        found[name] = {}
+        for title, (epsilon, steps) in ATTACKS.items():
+            moved = attack(model, split, epsilon, steps=steps, seed=seed)
+            logits = evaluation.predict_logits(model, moved)
+            found[name][title] = evaluation.accuracy(logits, split.labels).value
+    return pd.DataFrame.from_dict(found, orient="index")
+
+
 def _shifted(rows: int, columns: int) -> Callable[[np.ndarray], np.ndarray]:
     """Return what moves images by whole pixels, mirrored at the edges."""
 
