@@ -85,6 +85,16 @@ def parser() -> argparse.ArgumentParser:
     form.add_argument("--csv", action="store_true", help="every figure, as CSV")
     results.set_defaults(act=_results)
 
+    page = commands.add_parser(
+        "report",
+        allow_abbrev=False,
+        help="write a run's page",
+        description="Write the page about a run, report.html in its folder, and a card for each of "
+        "its models. Every run ends with that, too.",
+    )
+    page.add_argument("run", metavar="RUN", help="such as smoke-synthetic-seed0")
+    page.set_defaults(act=_report)
+
     data = commands.add_parser("data", help="get, check and look at the images").add_subparsers(
         title="commands", metavar="COMMAND", required=True
     )
@@ -180,6 +190,12 @@ def _results(options: argparse.Namespace) -> None:
             _show([_seeds_table(seeds)])
         if len(options.runs) == 2:
             _show(_comparison(*chosen))
+
+
+def _report(options: argparse.Namespace) -> None:
+    from cifar_utils import report, runs
+
+    print(f"report: {report.write(runs.load(options.run))}")
 
 
 def _data_fetch(options: argparse.Namespace) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from cifar_utils import data, paths, profiles, runs, runtime
+from cifar_utils import data, paths, profiles, report, runs, runtime
 from cifar_utils.errors import ParameterError, RunError, nearest
 
 OPTIONS = {"PROFILE": "--profile", "DATA": "--data", "SEED": "--seed", "RUN": "--run"}
@@ -29,9 +29,6 @@ OPTIONS = {"PROFILE": "--profile", "DATA": "--data", "SEED": "--seed", "RUN": "-
 
 DEVICES = ("CIFAR_UTILS_DEVICES", "KERAS_DISTRIBUTION_NUM_PROCESSES")
 """Variables that say what a training runs on; rounding differs with it."""
-
-LEFT_BEHIND = ("notebook.ipynb", "report.html", "metrics.json")
-"""Files without which a stage has not finished."""
 
 SILENCE = 30.0
 """Seconds without a line of progress after which a line says that the cell still runs."""
@@ -238,7 +235,7 @@ def fingerprint(stage: runs.Stage, values: dict[str, Any]) -> str:
         "versions": runtime.versions() | {"backend": os.environ.get("KERAS_BACKEND")},
         "devices": [os.environ.get(name) for name in DEVICES],
         "weights": _weights_identity(values["WEIGHTS"]) if "WEIGHTS" in values else None,
-        "upstream": [_record(stage.run.stage(name)) for name in runs.STAGES[stage.name]],
+        "upstream": [stage.run.stage(name).finished() for name in runs.STAGES[stage.name]],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=repr).encode()).hexdigest()
 
@@ -246,26 +243,6 @@ def fingerprint(stage: runs.Stage, values: dict[str, Any]) -> str:
 def _is_code(cell: dict[str, Any]) -> bool:
     """Return whether a notebook's cell holds code."""
     return cell["cell_type"] == "code"
-
-
-def _record(stage: runs.Stage) -> dict[str, Any] | None:
-    """Return what ``stage.json`` says, None if the stage has not finished."""
-    path = stage.folder / "stage.json"
-    if not path.is_file() or not all((stage.folder / file).is_file() for file in LEFT_BEHIND):
-        return None
-    return runs.read_json(path)
-
-
-def duration(seconds: float) -> str:
-    """Return seconds for people: ``4.1 s``, ``41 s``, ``12 min 05 s``, ``1 h 02 min``."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def _say(text: str) -> None:
@@ -477,7 +454,7 @@ def _recover(stage: runs.Stage) -> None:
     aside = _aside(stage)
     if not aside.exists():
         return
-    if _record(stage) is None and (aside / "metrics.json").is_file():
+    if stage.finished() is None and (aside / "metrics.json").is_file():
         shutil.rmtree(stage.folder, ignore_errors=True)
         aside.replace(stage.folder)
     else:
@@ -491,7 +468,7 @@ def _run_stage(stage: runs.Stage, values: dict[str, Any], digest: str) -> float:
         RunError: It failed; the message says where.
     """
     folder, aside, started = stage.folder, _aside(stage), time.monotonic()
-    earlier = _record(stage)
+    earlier = stage.finished()
     (folder / "stage.json").unlink(missing_ok=True)
     if folder.exists():
         folder.replace(aside)
@@ -606,7 +583,7 @@ def _check_upstream(run: runs.Run, stages: list[str]) -> None:
     missing = [
         name
         for name in runs.STAGES
-        if name in needed and name not in stages and _record(run.stage(name)) is None
+        if name in needed and name not in stages and run.stage(name).finished() is None
     ]
     if missing:
         numbers = " ".join(name.partition("_")[0] for name in missing)
@@ -682,7 +659,7 @@ def run(
             resume = request.command(stages[place:])
             raise KeyboardInterrupt(f"interrupted in {stage}\ngo on with: {resume}") from error
         finally:
-            write_report(opened)
+            report.write(opened)
     return opened
 
 
@@ -690,7 +667,7 @@ def _warn_of_old(request: _Request, stages: set[str]) -> None:
     """Say which finished stages, not asked for, were made by another state of things."""
     for name in (name for name in runs.STAGES if name in stages):
         stage = request.run.stage(name)
-        record = _record(stage)
+        record = stage.finished()
         if record is None:
             continue
         values = request.values(name, {}) | {
@@ -703,59 +680,13 @@ def _warn_of_old(request: _Request, stages: set[str]) -> None:
 
 def _one(stage: runs.Stage, values: dict[str, Any], place: str, fresh: bool) -> None:
     """Run one stage, or say that it has finished already."""
-    record, digest = _record(stage), fingerprint(stage, values)
+    record, digest = stage.finished(), fingerprint(stage, values)
     if record is not None and record["fingerprint"] == digest and not fresh:
-        took = duration(record["seconds"])
+        took = report.duration(record["seconds"])
         _say(f"{place} {stage.name}  already finished ({took}), reusing")
         return
     if fresh:
         shutil.rmtree(stage.backup, ignore_errors=True)
     _say(f"{place} {stage.name}")
-    _say(f"        done in {duration(_run_stage(stage, values, digest))}")
-    write_report(stage.run)
-
-
-def _title(stage: runs.Stage) -> str:
-    """Return the first heading of a stage's executed notebook."""
-    found = [heading for heading in headings(_cells(stage.folder / "notebook.ipynb")) if heading]
-    return found[0].lstrip("# ") if found else stage.name
-
-
-def write_report(run: runs.Run) -> Path:
-    """Write ``report.html``, the page from which everything a run left can be reached.
-
-    Returns:
-        Its path.
-    """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("cifar_utils"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters["duration"] = duration
-    stages = []
-    for name in runs.STAGES:
-        stage = run.stage(name)
-        record = _record(stage)
-        if record is None:
-            continue
-        figures = sorted(
-            (stage.folder / "figures").glob("*.png"), key=lambda path: path.stat().st_mtime
-        )
-        stages.append(
-            {
-                "name": name,
-                "title": _title(stage),
-                "seconds": record["seconds"],
-                "figures": [path.name for path in figures],
-            }
-        )
-    rows = [row for row in run.results() if row.get("accuracy") is not None]
-    page = environment.get_template("report.html.j2").render(
-        run=run, manifest=run.manifest, stages=stages, rows=rows
-    )
-    path = run.folder / "report.html"
-    paths.write_text(path, page + "\n")
-    return path
+    _say(f"        done in {report.duration(_run_stage(stage, values, digest))}")
+    report.write(stage.run)

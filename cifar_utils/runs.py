@@ -37,6 +37,10 @@ STAGES: dict[str, tuple[str, ...]] = {
 """Every stage of the course and the stages whose artifacts it reads."""
 
 
+LEFT_BEHIND = ("notebook.ipynb", "report.html", "metrics.json")
+"""Files without which a stage has not finished."""
+
+
 @dataclass(frozen=True)
 class Result:
     """One row of the leaderboard; everything needed to know what a number means.
@@ -207,6 +211,13 @@ class Stage:
         """Write ``metrics.json``: the stage's leaderboard row and any further flat figures."""
         self._changed()
         write_json(self.folder / "metrics.json", dataclasses.asdict(result) | details)
+
+    def finished(self) -> dict[str, Any] | None:
+        """Return what ``stage.json`` says, None if ``cifar run`` has not finished the stage."""
+        path = self.folder / "stage.json"
+        if not path.is_file() or not all((self.folder / file).is_file() for file in LEFT_BEHIND):
+            return None
+        return read_json(path)
 
     def metrics(self) -> dict[str, Any]:
         """Return ``metrics.json``.

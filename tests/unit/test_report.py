@@ -1,0 +1,136 @@
+"""The page about a run and the cards of its models: whole, self-contained, honest about the data."""
+
+import base64
+import html.parser
+import re
+
+import nbformat
+import pytest
+
+from cifar_utils import cli, report, runs
+
+PROVENANCE = {"kind": "official", "source": "here <b>", "fingerprint": "f" * 64}
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
+)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A run in which 02 and 06 have finished, and 03 has left a figure only."""
+    monkeypatch.setenv("CIFAR_UTILS_ARTIFACTS_DIR", str(tmp_path))
+    run = runs.start("one", profile="cpu", seed=3, provenance=dict(PROVENANCE))
+    scores = {"accuracy": 0.75, "accuracy_low": 0.7, "accuracy_high": 0.8, "n": 5000}
+    facts = {"parameters": 1234567, "training_seconds": 61, "precision": "float32"}
+    trained, judged = run.stage("02"), run.stage("06")
+    trained.save_metrics(trained.result(split="validation", **scores, **facts))
+    judged.save_metrics(judged.result(n=10_000), chosen="baseline_cnn")
+    test = trained.result(split="test", **scores | {"accuracy": 0.7123, "n": 10_000}, **facts)
+    runs.write_json(judged.folder / "leaderboard.json", [test])
+    for stage in (trained, judged):
+        title = nbformat.v4.new_markdown_cell(f"# The title of {stage.name} & more")
+        nbformat.write(nbformat.v4.new_notebook(cells=[title]), stage.folder / "notebook.ipynb")
+        (stage.folder / "report.html").write_text("as executed")
+        runs.write_json(stage.folder / "stage.json", {"seconds": 75, "parameters": {"EPOCHS": 7}})
+    (trained.folder / "model.keras").write_bytes(b"model")
+    for place, (name, figure) in enumerate(report.FIGURES):
+        if name in ("06_evaluation", "03_augmentation") and place % 2 == 0:
+            folder = run.stage(name).folder / "figures"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{figure}.png").write_bytes(PIXEL)
+    return run
+
+
+class Elements(html.parser.HTMLParser):
+    """The start tags of a page with their attributes, and its text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text += data
+
+    def all(self, name):
+        return [attributes for tag, attributes in self.tags if tag == name]
+
+
+def test_the_page_needs_no_other_file(run):
+    page = Elements(report.write(run).read_text())
+    pictures = page.all("img")
+    expected = [
+        place
+        for place, (name, _) in enumerate(report.FIGURES)
+        if name in ("06_evaluation", "03_augmentation") and place % 2 == 0
+    ]
+    assert len(pictures) == len(expected)
+    for picture in pictures:
+        kind, _, content = picture["src"].partition(",")
+        assert kind == "data:image/png;base64"
+        assert base64.b64decode(content) == PIXEL
+        assert len(picture["alt"]) > 20
+    assert not page.all("script")
+    assert not page.all("link")
+    links = [each["href"] for each in page.all("a")]
+    assert links == ["02_baseline_cnn/report.html", "06_evaluation/report.html"]
+    assert all((run.folder / link).is_file() for link in links)
+
+
+def test_the_page_says_what_was_chosen_and_from_what_data(run):
+    text = re.sub(r"\s+", " ", Elements(report.write(run).read_text()).text)
+    assert "baseline_cnn: 71.23% of 10,000 official test images right" in text
+    assert "The title of 02_baseline_cnn & more ran 1 min 15 s" in text
+    assert "here <b>" in text, "what others wrote is escaped"
+    run.manifest["data"]["kind"] = "synthetic"
+    assert "Synthetic data." in report.write(run).read_text()
+
+
+def test_before_the_choice_there_is_no_verdict(run):
+    (run.stage("06").folder / "stage.json").unlink()
+    text = report.write(run).read_text()
+    assert "Chosen on validation" not in text
+    assert "75.00%" in text
+
+
+def test_a_model_has_a_card(run):
+    report.write(run)
+    cards = sorted(path.parent.name for path in run.folder.glob("*/MODEL_CARD.md"))
+    assert cards == ["02_baseline_cnn"]
+    text = (run.stage("02").folder / "MODEL_CARD.md").read_text()
+    assert "| validation | 75.00 | 70.00 to 80.00 | 5,000 |\n| test | 71.23 |" in text
+    assert "1,234,567" in text
+    assert "| EPOCHS | `7` |" in text
+    assert "proven by its published checksums" in text
+    assert "Not yet judged" not in text
+    (run.stage("06").folder / "leaderboard.json").unlink()
+    run.manifest["data"]["kind"] = "synthetic"
+    text = report.write_card(run.stage("02")).read_text()
+    assert "Not yet judged on the test set" in text
+    assert "say nothing about photographs" in text
+
+
+def test_a_card_of_nothing_is_refused(run):
+    with pytest.raises(runs.RunError, match=r"missing; make it with: cifar run 03"):
+        report.write_card(run.stage("03"))
+
+
+def test_the_command(run, capsys):
+    assert cli.main(["report", "one"]) == 0
+    assert capsys.readouterr().out == f"report: {run.folder / 'report.html'}\n"
+    assert cli.main(["report", "two"]) == 1
+    assert "no run is called 'two'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        *((4.06, "4.1 s"), (9.97, "10 s"), (41.4, "41 s")),
+        *((59.6, "1 min 00 s"), (725, "12 min 05 s"), (3725, "1 h 02 min")),
+    ],
+)
+def test_duration(seconds, expected):
+    assert report.duration(seconds) == expected
