@@ -1010,7 +1010,7 @@ def reliability(tables: dict[str, pd.DataFrame]) -> Figure:
         ParameterError: There is none.
     """
     _some(tables, "reliability tables")
-    figure, panels = _grid(len(tables), 3.3, 3.2, 4)
+    figure, panels = _grid(len(tables), 2.4, 2.5, 4)
     for axes, (title, table) in zip(panels, tables.items(), strict=True):
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle="--")
         share = table["images"] / table["images"].sum()
@@ -1069,7 +1069,7 @@ def severities(table: pd.DataFrame, clean: dict[str, float]) -> Figure:
     """
     _check_columns("the table", table, {"model", "family", "severity", "accuracy"})
     families = list(dict.fromkeys(table["family"]))
-    figure, panels = _grid(len(families), 3.3, 3.2, 4)
+    figure, panels = _grid(len(families), 2.4, 2.7, 4)
     for axes, family in zip(panels, families, strict=True):
         inside = table[table["family"] == family]
         means = inside.groupby(["model", "severity"])["accuracy"].mean()
@@ -1134,7 +1134,7 @@ def trade_off(frame: pd.DataFrame, costs: dict[str, str]) -> Figure:
     """
     wanted = {"accuracy", "accuracy_low", "accuracy_high", *costs}
     _check_columns("the frame", frame, wanted)
-    figure = _figure(3.7 * len(costs) + 0.5, 3.6)
+    figure = _figure(3.0 * len(costs) + 0.7, 3.4)
     panels = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
     for axes, (column, label) in zip(panels, costs.items(), strict=True):
         for row, color, marker in zip(range(len(frame)), PALETTE, "os^Dv<>", strict=False):

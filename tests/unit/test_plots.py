@@ -41,7 +41,34 @@ def history(epochs):
     )
 
 
+RELIABILITY = pd.DataFrame(
+    {"from": [0.2, 0.8], "to": [0.4, 1.0], "confidence": [0.3, 0.9], "accuracy": [0.2, 0.8],
+     "low": [0.1, 0.7], "high": [0.4, 0.9], "images": [10, 90]}
+)  # fmt: skip
+CURVE = pd.DataFrame({"coverage": [0.5, 1.0], "accuracy": [0.9, 0.7]})
+SPOILED = pd.DataFrame(
+    [
+        {"model": model, "family": family, "severity": severity, "accuracy": start - severity / 20}
+        for model, start in (("a", 0.9), ("b", 0.8))
+        for family in ("noise", "blur")
+        for severity in (1, 5)
+    ]
+)
+COSTS = pd.DataFrame(
+    {"accuracy": [0.7, 0.9], "accuracy_low": [0.6, 0.8], "accuracy_high": [0.8, 0.95],
+     "seconds": [60, 4000], "weights": [2e6, 24e6]},
+    index=["a", "b"],
+)  # fmt: skip
+
+
 FIGURES = {
+    "reliability": lambda: plots.reliability(dict.fromkeys("abcde", RELIABILITY)),
+    "selective": lambda: plots.selective({"a": CURVE, "b": CURVE}),
+    "severities": lambda: plots.severities(SPOILED, {"a": 0.9, "b": 0.8}),
+    "attention": lambda: plots.attention(
+        IMAGES[:2], {"Grad-CAM": np.ones((2, 32, 32)), "parts": np.zeros((2, 32, 32))}, ["x", "y"]
+    ),
+    "trade_off": lambda: plots.trade_off(COSTS, {"seconds": "s", "weights": "weights"}),
     "image_grid": lambda: plots.image_grid(IMAGES, list("abcdefghijkl")),
     "image_grid, nothing": lambda: plots.image_grid(IMAGES[:0]),
     "predictions": lambda: plots.predictions(IMAGES, LABELS, PROBABILITIES, NAMES),
@@ -391,9 +418,46 @@ def test_bars_write_values_in_readable_units():
     assert {"12,345", "0.123", "images"} <= set(found)
 
 
+def test_reliability_shows_each_model_on_axes_of_its_own():
+    figure = plots.reliability(dict.fromkeys("abcde", RELIABILITY))
+    assert [axes.get_title(loc="left") for axes in figure.axes] == list("abcde")
+    line = figure.axes[0].lines[1].get_xydata().tolist()
+    assert line == [[0.3, 0.2], [0.9, 0.8]]
+
+
+def test_severities_begin_with_the_images_as_they_are():
+    figure = plots.severities(SPOILED, {"a": 0.9, "b": 0.8})
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["noise", "blur"]
+    first, second = (line.get_xydata() for line in figure.axes[0].lines)
+    np.testing.assert_allclose(first, [[0, 0.9], [1, 0.85], [5, 0.65]])
+    np.testing.assert_allclose(second, [[0, 0.8], [1, 0.75], [5, 0.55]])
+
+
+def test_attention_leaves_the_image_where_nothing_speaks():
+    figure = plots.attention(IMAGES[:1], {"none": np.zeros((1, 32, 32))}, ["x"])
+    shown = figure.axes[1].images[0].get_array()
+    np.testing.assert_array_equal(shown[..., 0], IMAGES[0].mean(axis=-1).astype(np.uint8))
+
+
+def test_costs_are_written_in_readable_units():
+    figure = plots.trade_off(COSTS, {"seconds": "s", "weights": "weights"})
+    figure.draw_without_rendering()
+    labels = [tick.get_text() for axes in figure.axes for tick in axes.get_xticklabels()]
+    assert {"100", "1k", "3M", "10M"} <= set(labels)
+
+
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
+        (lambda: plots.reliability({}), "no reliability tables"),
+        (lambda: plots.selective({}), "no curves"),
+        (lambda: plots.severities(SPOILED[["model"]], {}), "'accuracy', 'family', 'severity'"),
+        (lambda: plots.attention(IMAGES, {}, ["one"]), "1 titles for 12"),
+        (
+            lambda: plots.attention(IMAGES[:1], {"a": np.ones((1, 8, 8))}, ["x"]),
+            r"'a' is \(1, 8, 8\); expected \(1, 32, 32\)",
+        ),
+        (lambda: plots.trade_off(COSTS, {"latency": "ms"}), "'latency'"),
         (lambda: plots.image_grid(IMAGES / 255), "float64 .* expected uint8"),
         (lambda: plots.image_grid(IMAGES[0]), r"\(32, 32, 3\) as images"),
         (lambda: plots.image_grid(IMAGES, ["one"]), "1 titles for 12"),

@@ -1,4 +1,4 @@
-"""The page about a run and the cards of its models: whole, self-contained, honest about the data."""
+"""The page about a run and the cards of its models: whole, self-contained, honest."""
 
 import base64
 import html.parser
