@@ -1081,7 +1081,7 @@ def severities(table: pd.DataFrame, clean: dict[str, float]) -> Figure:
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         _plain(axes, "y")
     figure.supxlabel("severity, 0 for images as they are", fontsize=10)
-    figure.supylabel("accuracy, mean of the family", fontsize=10)
+    figure.supylabel("mean accuracy", fontsize=10)
     figure.legend(
         *panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=len(clean)
     )
