@@ -272,14 +272,17 @@ def tables(rows: list[dict[str, Any]]) -> "list[Table]":
     for title, group in leaderboard.comparable(rows).items():
         table = _table(
             title,
-            ("stage", "run", "profile", "pretraining", "hardware"),
+            ("stage", "run", "profile", "pretraining", "hardware", "behaviour"),
             ("seed", "accuracy %  [95%]", "n", "parameters", "training"),
         )
         for row in group:
             seconds, parameters = row.get("training_seconds"), row.get("parameters")
-            names = ("stage", "run", "profile", "pretraining", "hardware", "seed")
+            names = ("stage", "run", "profile", "pretraining", "hardware")
+            failed = row.get("failed_tests")
             cells = _cells(
                 *(row[name] for name in names),
+                None if failed is None else f"fails {failed} tests" if failed else "passes",
+                row["seed"],
                 _percent(row["accuracy"], row["accuracy_low"], row["accuracy_high"]),
                 f"{row['n']:,}",
                 None if parameters is None else f"{parameters:,}",

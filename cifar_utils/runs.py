@@ -62,6 +62,7 @@ class Result:
         training_seconds: Wall time of training, in seconds.
         hardware: What it ran on.
         precision: Keras dtype policy.
+        failed_tests: Tests of behaviour that it fails, None if it was not tested (notebook 06).
     """
 
     run: str
@@ -80,6 +81,7 @@ class Result:
     parameters: int | None = None
     training_seconds: float | None = None
     precision: str | None = None
+    failed_tests: int | None = None
 
 
 def stage_name(text: str, choices: list[str] | None = None) -> str:

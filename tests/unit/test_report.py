@@ -25,7 +25,8 @@ def run(tmp_path, monkeypatch):
     trained, judged = run.stage("02"), run.stage("06")
     trained.save_metrics(trained.result(split="validation", **scores, **facts))
     judged.save_metrics(judged.result(n=10_000), chosen="baseline_cnn")
-    test = trained.result(split="test", **scores | {"accuracy": 0.7123, "n": 10_000}, **facts)
+    tested = scores | {"accuracy": 0.7123, "n": 10_000, "failed_tests": 2}
+    test = trained.result(split="test", **tested, **facts)
     runs.write_json(judged.folder / "leaderboard.json", [test])
     for stage in (trained, judged):
         title = nbformat.v4.new_markdown_cell(f"# The title of {stage.name} & more")
@@ -84,6 +85,7 @@ def test_the_page_says_what_was_chosen_and_from_what_data(run):
     text = re.sub(r"\s+", " ", Elements(report.write(run).read_text()).text)
     assert "baseline_cnn: 71.23% of 10,000 official test images right" in text
     assert "The title of 02_baseline_cnn & more ran 1 min 15 s" in text
+    assert text.count("fails 2 tests of behaviour") == 1
     assert "here <b>" in text, "what others wrote is escaped"
     run.manifest["data"]["kind"] = "synthetic"
     assert "Synthetic data." in report.write(run).read_text()
