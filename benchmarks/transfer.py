@@ -21,6 +21,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -31,7 +32,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
+
+from cifar_utils import (
+    data,
+    evaluation,
+    features,
+    finetuning,
+    folded,
+    pretrained,
+    recipes,
+    runtime,
+    training,
+    transfer,
+)
+from cifar_utils.data import Split
+
+LINEAR = recipes.Recipe(
+    20, 128, optimizer="adamw", weight_decay=1e-2, learning_rate=1e-3, schedule="cosine"
+)
+"""How heads are trained."""
 
 KINDS = {
     "features": {
@@ -64,8 +85,6 @@ def timed(work: Callable[[], object], rounds: int = 6) -> float:
 
 def measure_features(kind: str, size: int, batch: int) -> dict:
     """Return images a second of ``predict`` on random images."""
-    from cifar_utils import folded, pretrained, runtime
-
     variant, policy = kind.split()
     runtime.start(0, policy)
     model = pretrained.extractor(pretrained.RANDOM, size)
@@ -78,10 +97,6 @@ def measure_features(kind: str, size: int, batch: int) -> dict:
 
 def measure_finetune(kind: str, size: int, batch: int) -> dict:
     """Return images a second of training steps of the whole network on random images."""
-    import keras
-
-    from cifar_utils import folded, pretrained, recipes, runtime, transfer
-
     variant, policy = kind.split()
     runtime.start(0, policy)
     features = pretrained.extractor(pretrained.RANDOM, size)
@@ -132,34 +147,24 @@ def compare(what: str, torch: str | None, rounds: int, size: int, batch: int) ->
 
 def quietly_fitted(*arguments: Any, **options: Any) -> Any:
     """Return what ``training.fit`` returns, its lines on stderr."""
-    from cifar_utils import training
-
     with contextlib.redirect_stdout(sys.stderr):
         return training.fit(*arguments, seed=0, **options)
 
 
+def prepared(folder: str, images: int | None, size: int) -> tuple[Split, Split, pretrained.Weights]:
+    """Return training images, validation images and weights; print what they are."""
+    session = runtime.start(0)
+    dataset, weights = data.load(folder), pretrained.resolve()
+    train, validation = dataset.train.first(images), dataset.validation
+    print(f"{session}; {dataset.provenance.kind} data, {len(train):,} training images and")
+    print(f"{len(validation):,} to judge by, {size} px, pretraining {weights.pretraining}\n")
+    return train, validation, weights
+
+
 def naive(folder: str, images: int | None, epochs: int, measured: int, size: int) -> None:
     """Print the wall time of both ways to train a head, and the accuracy of the second."""
-    import os
-
-    from cifar_utils import (
-        data,
-        evaluation,
-        features,
-        pretrained,
-        recipes,
-        runtime,
-        transfer,
-    )
-    from cifar_utils.data import Split
-
-    session = runtime.start(0)
-    dataset = data.load(folder)
-    train, validation = dataset.train.first(images), dataset.validation
-    weights = pretrained.resolve()
-    recipe = recipes.Recipe(
-        epochs, 128, optimizer="adamw", weight_decay=1e-2, learning_rate=1e-3, schedule="cosine"
-    )
+    train, validation, weights = prepared(folder, images, size)
+    recipe = dataclasses.replace(LINEAR, epochs=epochs)
     rows: list[tuple[str, float, str]] = []
 
     extractor = pretrained.extractor(weights, size)
@@ -184,10 +189,6 @@ def naive(folder: str, images: int | None, epochs: int, measured: int, size: int
         logits = evaluation.predict_logits(head, judged.images.astype(np.float32))
     accuracy = str(evaluation.accuracy(logits, validation.labels))
     rows.append((f"features once, then {epochs} epochs of the head", seconds, accuracy))
-    print(
-        f"{session}; {dataset.provenance.kind} data, {len(train):,} images and {len(validation):,}"
-    )
-    print(f"to judge by, {size} px, pretraining {weights.pretraining}\n")
     print("| way | seconds | share | validation accuracy |\n|---|--:|--:|---|")
     for title, value, found in rows:
         print(f"| {title} | {value:,.0f} | {value / rows[0][1]:.3f} | {found} |")
@@ -195,10 +196,6 @@ def naive(folder: str, images: int | None, epochs: int, measured: int, size: int
 
 def extract(folder: str, images: int, size: int) -> None:
     """Print images a second and peak memory of ``features.extract``."""
-    import os
-
-    from cifar_utils import data, features, pretrained, runtime
-
     session = runtime.start(0)
     train = data.load(folder).train
     before = peak_memory()
@@ -214,27 +211,7 @@ def extract(folder: str, images: int, size: int) -> None:
 
 def accuracy(folder: str, images: int | None, epochs: int, size: int) -> None:
     """Print what a ResNet50 knows, learns, and would have learned without pretraining."""
-    import keras
-
-    from cifar_utils import (
-        data,
-        evaluation,
-        features,
-        finetuning,
-        pretrained,
-        recipes,
-        runtime,
-        transfer,
-    )
-    from cifar_utils.data import Split
-
-    session = runtime.start(0)
-    dataset = data.load(folder)
-    train, validation = dataset.train.first(images), dataset.validation
-    weights = pretrained.resolve()
-    linear = recipes.Recipe(
-        20, 128, optimizer="adamw", weight_decay=1e-2, learning_rate=1e-3, schedule="cosine"
-    )
+    train, validation, weights = prepared(folder, images, size)
     gentle = recipes.Recipe(
         epochs,
         128,
@@ -245,10 +222,6 @@ def accuracy(folder: str, images: int | None, epochs: int, size: int) -> None:
         rates=finetuning.stage_rates(0.8),
         augmentation="standard",
     )
-    print(
-        f"{session}; {dataset.provenance.kind} data, {len(train):,} images and {len(validation):,}"
-    )
-    print(f"to judge by, {size} px\n")
     print("| ResNet50 | pretraining | validation accuracy | seconds |\n|---|---|---|--:|")
 
     def show(title: str, source: pretrained.Weights, model: Any, seconds: float) -> None:
@@ -265,7 +238,7 @@ def accuracy(folder: str, images: int | None, epochs: int, size: int) -> None:
         )
         head = transfer.head()
         kept = Split(seen.values, train.labels), Split(judged.values, validation.labels)
-        fitted = quietly_fitted(head, *kept, linear)
+        fitted = quietly_fitted(head, *kept, LINEAR)
         model = transfer.join(extractor, head, "model")
         show("frozen, linear head", source, model, seen.seconds + fitted.seconds)
     with contextlib.redirect_stdout(sys.stderr):

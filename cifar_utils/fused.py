@@ -171,15 +171,27 @@ def with_bias(outputs: Any, bias: Any) -> Any:
 _BUILT_IN = {BatchNormalization: keras.layers.BatchNormalization, Conv2D: keras.layers.Conv2D}
 
 
+def _of_ours(layer: Any) -> bool:
+    """Return whether a layer could not be read without this library, or is a compiled model."""
+    if isinstance(layer, keras.Model):
+        return layer.compiled or any(_of_ours(part) for part in layer.layers)
+    return type(layer) in _BUILT_IN
+
+
 def plain(model: keras.Model) -> keras.Model:
-    """Return ``model`` uncompiled; a copy with Keras's own layers if it has some of these."""
-    uncompiled = keras.Model(model.input, model.output, name=model.name)
-    if not any(type(layer) in _BUILT_IN for layer in model.layers):
+    """Return ``model`` uncompiled; a copy with Keras's own layers if it has some of these.
+
+    Models in it are treated alike.
+    """
+    uncompiled = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+    if not any(_of_ours(layer) for layer in model.layers):
         return uncompiled
 
-    def same(layer: keras.layers.Layer) -> keras.layers.Layer:
-        kind = _BUILT_IN.get(type(layer), type(layer))
-        return kind.from_config(layer.get_config())
+    def same(layer: Any) -> Any:
+        if isinstance(layer, keras.Model):
+            return plain(layer) if _of_ours(layer) else layer
+        kind = _BUILT_IN.get(type(layer))
+        return kind.from_config(layer.get_config()) if kind else layer
 
     copy = keras.models.clone_model(uncompiled, clone_function=same)
     copy.set_weights(model.get_weights())

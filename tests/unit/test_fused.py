@@ -1,8 +1,11 @@
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
 
-from cifar_utils import fused
+from cifar_utils import fused, models, optimizers
 
 GENERATOR = np.random.default_rng(0)
 
@@ -70,3 +73,24 @@ def test_plain_copy_has_built_in_layers_and_the_same_numbers():
     ]
     assert not copy.compiled
     np.testing.assert_array_equal(copy.predict(inputs, verbose=0), model.predict(inputs, verbose=0))
+
+
+def test_a_saved_model_needs_no_library_though_a_part_was_trained_with_its_optimizer(tmp_path):
+    part = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)], name="head")
+    inputs = GENERATOR.normal(size=(8, 4)).astype("float32")
+    part.compile(optimizers.AdamW(0.1), "mse")
+    part.train_on_batch(inputs, np.zeros((8, 2)))
+    whole = keras.Input((4,))
+    model = keras.Model(whole, part(keras.layers.Rescaling(2.0)(whole)))
+    models.save(model, tmp_path / "model.keras")
+    np.save(tmp_path / "inputs.npy", inputs)
+    np.save(tmp_path / "outputs.npy", model.predict(inputs, verbose=0))
+    code = (
+        "import keras, numpy, sys, pathlib; folder = pathlib.Path(sys.argv[1]);"
+        "assert 'cifar_utils' not in sys.modules;"
+        "model = keras.models.load_model(folder / 'model.keras');"
+        "found = model.predict(numpy.load(folder / 'inputs.npy'), verbose=0);"
+        "numpy.testing.assert_allclose(found, numpy.load(folder / 'outputs.npy'), rtol=1e-5)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=120)
+    assert part.compiled, "what was saved is a copy"
