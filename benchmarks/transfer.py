@@ -247,8 +247,8 @@ def accuracy(folder: str, images: int | None, epochs: int, size: int) -> None:
     show(f"then fine-tuned, {epochs} epochs", weights, model, fitted.seconds)
     keras.utils.set_random_seed(0)
     extractor = pretrained.extractor(pretrained.RANDOM, size)
-    extractor.trainable = True
     model = transfer.join(extractor, transfer.head(), "model")
+    model.get_layer("resnet50").trainable = True
     fresh = dataclasses.replace(gentle, learning_rate=1e-3, rates=())
     fitted = quietly_fitted(model, train, None, fresh)
     show(f"from scratch, {epochs} epochs", pretrained.RANDOM, model, fitted.seconds)

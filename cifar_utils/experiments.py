@@ -162,7 +162,7 @@ def compare(
     means = pd.DataFrame(rows).groupby("variant", sort=False).mean()
     table = means.join(pd.DataFrame(gaps, index=list(chosen)))
     columns = ["training", "validation", "difference", "low", "high", "verdict", "seconds"]
-    return Comparison(table[columns], histories)
+    return Comparison(table.reindex(columns=columns), histories)  # none of some if none trains
 
 
 def views(model: keras.Model, images: Split) -> pd.DataFrame:

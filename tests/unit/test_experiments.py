@@ -115,6 +115,14 @@ def test_a_variant_that_does_not_train_is_a_result_too(capsys):
     plots.differences(table, "accuracy")
 
 
+def test_all_variants_may_fail_to_train():
+    wild = Recipe(epochs=6, batch_size=20, optimizer="sgd", learning_rate=1e6)
+    variants = {"one": (small_model, wild), "other": (small_model, wild)}
+    table = experiments.compare(variants, TRAIN, VALIDATION).table
+    assert table[["training", "validation", "difference"]].isna().all(axis=None)
+    assert table.loc["other", "verdict"] == "diverged"
+
+
 def test_one_line_a_training(capsys):
     variants = {"a": (small_model, SHORT), "b": (small_model, SHORT)}
     experiments.compare(variants, TRAIN, VALIDATION)
