@@ -3,6 +3,7 @@
 import math
 import statistics
 import time
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import keras
@@ -139,6 +140,37 @@ def accuracy_fields(logits: np.ndarray, labels: np.ndarray) -> dict[str, float |
         "accuracy_high": found.high,
         "n": len(labels),
     }
+
+
+def without(
+    logits: Mapping[str, np.ndarray], labels: np.ndarray, left_out: Mapping[str, np.ndarray]
+) -> pd.DataFrame:
+    """Return how accurate models are on the images that are beyond doubt (notebook 06).
+
+    Args:
+        logits: float ``(N, K)`` of each model on the same images.
+        labels: int64 ``(N,)``.
+        left_out: Indices of the images to leave out, by why.
+
+    Returns:
+        A row for each reason and model, named by the index: ``accuracy`` with its interval and
+        ``n``, as ``accuracy_fields``, and ``change`` against that on all images.
+
+    Raises:
+        ParameterError: Nothing would be left.
+    """
+    rows = {}
+    for reason, places in left_out.items():
+        kept = np.delete(np.arange(len(labels)), np.asarray(places, np.int64))
+        if not len(kept):
+            raise ParameterError(f"without {reason} no image is left; expected at least one")
+        for name, outputs in logits.items():
+            fields = accuracy_fields(outputs[kept], labels[kept])
+            change = fields["accuracy"] - accuracy(outputs, labels).value
+            rows[reason, name] = {**fields, "change": change}
+    table = pd.DataFrame.from_dict(rows, orient="index").astype({"n": int})
+    table.index = pd.MultiIndex.from_tuples(table.index, names=["left_out", "model"])
+    return table
 
 
 def top_k(logits: np.ndarray, labels: np.ndarray, k: int = 2) -> Interval:
@@ -319,22 +351,33 @@ def confident_mistakes(logits: np.ndarray, labels: np.ndarray, count: int) -> np
     return wrong[np.argsort(-confidence, kind="stable")][:count]
 
 
-def shared_mistakes(logits: dict[str, np.ndarray], labels: np.ndarray) -> pd.DataFrame:
-    """Return how many images 0, 1, ... all of the models get wrong.
+def mistakes_by_pair(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    names: tuple[str, ...],
+    *,
+    pairs: int = 5,
+    each: int = 8,
+) -> dict[str, np.ndarray]:
+    """Return the mistakes of the class pairs confused most (notebook 06 introduces it).
 
     Args:
-        logits: float ``(N, K)`` of each model on the same images.
+        logits: float ``(N, K)``.
         labels: int64 ``(N,)``.
+        names: Of the K classes.
+        pairs: How many pairs, the most frequent first; fewer if fewer are confused.
+        each: How many images of each at most.
 
     Returns:
-        Columns ``models_wrong``, ``images`` and ``share``.
+        Indices, the most confident mistakes first, by pair and its number of images, such as
+        ``cat taken for dog: 41``.
     """
-    wrong = np.stack([~right(outputs, labels) for outputs in logits.values()]).sum(axis=0)
-    counts = np.bincount(wrong, minlength=len(logits) + 1)
-    return pd.DataFrame(
-        {
-            "models_wrong": np.arange(len(counts)),
-            "images": counts,
-            "share": counts / len(labels),
-        }
-    )
+    surest = confident_mistakes(logits, labels, len(labels))
+    true, predicted = labels[surest], logits[surest].argmax(axis=1)
+    found = {}
+    for pair in most_confused(confusion_matrix(logits, labels), names, pairs).itertuples():
+        if pair.images:
+            here = (true == names.index(pair.true)) & (predicted == names.index(pair.predicted))
+            title = f"{pair.true} taken for {pair.predicted}: {pair.images}"
+            found[title] = surest[here][:each]
+    return found

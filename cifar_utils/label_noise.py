@@ -11,12 +11,13 @@ from cifar_utils.data import Dataset
 
 
 def candidates(dataset: Dataset, *, filters: int = 256, seed: int = 0) -> pd.DataFrame:
-    """Rank the images of train and validation by how little their label suits them (notebook 01).
+    """Rank all images by how little their label suits them (notebook 01 introduces it).
 
-    Each image is judged by a classifier that has not seen it (``patches``, five folds), and ranked
-    by how much more probable another label is than its own. Which of them are counted as wrong,
-    cleanlab says (confident learning, Northcutt, Jiang and Chuang 2021), an optional extra. A
-    candidate is one to look at: the classifier can be wrong too. Test is left alone.
+    Each image is judged by a classifier that has not seen it (``patches``: five folds of train and
+    validation; those of test by all of them), and ranked by how much more probable another label
+    is than its own. Which of them are counted as wrong, cleanlab says (confident learning,
+    Northcutt, Jiang and Chuang 2021), an optional extra. A candidate is one to look at: the
+    classifier can be wrong too.
 
     Args:
         dataset: The splits; train and validation together at least five images.
@@ -28,11 +29,14 @@ def candidates(dataset: Dataset, *, filters: int = 256, seed: int = 0) -> pd.Dat
         ``suggested`` (labels), ``given_probability``, ``suggested_probability``, and ``issue``:
         whether cleanlab counts it among the wrong ones.
     """
-    splits = {"train": dataset.train, "validation": dataset.validation}
+    splits = dataset.splits()
     labels = np.concatenate([split.labels for split in splits.values()])
     model = patches.network(dataset.train.images, filters=filters, seed=seed)
     inputs = patches.features(model, np.concatenate([split.images for split in splits.values()]))
-    probabilities = special.softmax(patches.fit(inputs, labels, seed=seed).held_out, axis=1)
+    known = len(dataset.train) + len(dataset.validation)
+    judge = patches.fit(inputs[:known], labels[:known], seed=seed)
+    logits = np.concatenate([judge.held_out, judge.logits(inputs[known:])])
+    probabilities = special.softmax(logits, axis=1)
     everyone = np.arange(len(labels))
     others = probabilities.copy()
     others[everyone, labels] = -1

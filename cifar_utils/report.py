@@ -16,6 +16,7 @@ FIGURES: dict[tuple[str, str], str] = {
     ("03_augmentation", "learning_curves"): "How augmentation and the fast recipe change that",
     ("05_resnet50_finetuned", "learning_curves"): "How ResNet50 adapts",
     ("06_evaluation", "confusion_matrices"): "What is taken for what: true class by row",
+    ("06_evaluation", "mistakes_by_pair"): "The pairs that the chosen model confuses most",
     ("06_evaluation", "f1_by_class"): "F1 by class: which classes each model knows",
     ("06_evaluation", "reliability"): "Whether the probabilities can be believed",
     ("06_evaluation", "selective"): "Accuracy if only the surest answers are given",

@@ -115,12 +115,17 @@ def test_confident_mistakes_are_wrong_and_sorted():
     assert found.tolist() == [3, 2]
 
 
-def test_shared_mistakes_counts_every_image_once():
-    labels = np.zeros(4, int)
-    logits = {"x": logits_for([0, 0, 1, 1]), "y": logits_for([0, 1, 1, 1])}
-    found = evaluation.shared_mistakes(logits, labels)
-    assert found["images"].tolist() == [1, 1, 2]
-    assert found["share"].sum() == 1
+def test_accuracy_without_some_images_is_that_on_the_others():
+    logits = {"always zero": np.eye(3)[[0, 0, 0, 0]], "right": np.eye(3)[[0, 1, 2, 0]]}
+    labels = np.array([0, 1, 2, 0])
+    found = evaluation.without(
+        logits, labels, {"copies": np.array([1, 2]), "none": np.array([], int)}
+    )
+    assert found.loc[("copies", "always zero"), ["accuracy", "n", "change"]].tolist() == [1, 2, 0.5]
+    assert found.loc[("none", "always zero"), ["accuracy", "n", "change"]].tolist() == [0.5, 4, 0]
+    assert found.loc[(slice(None), "right"), "change"].tolist() == [0, 0]
+    with pytest.raises(ParameterError, match="without all no image is left"):
+        evaluation.without(logits, labels, {"all": np.arange(4)})
 
 
 def first_pixels():
@@ -228,3 +233,14 @@ def test_classes_that_get_confused_stand_together():
     for one, other in ((0, 4), (1, 3), (2, 5), (4, 1)):
         assert abs(places[one] - places[other]) == 1
     assert sorted(evaluation.class_order(np.zeros((4, 4), int))) == [0, 1, 2, 3]
+
+
+def test_mistakes_by_pair_shows_the_surest_of_the_most_frequent_pairs():
+    labels = np.array([3, 3, 3, 5, 0, 3])
+    logits = logits_for([5, 5, 5, 3, 0, 3])
+    logits[:3, 5] = [4, 6, 5]
+    found = evaluation.mistakes_by_pair(logits, labels, NAMES, each=2)
+    assert list(found) == ["d taken for f: 3", "f taken for d: 1"]
+    assert found["d taken for f: 3"].tolist() == [1, 2]
+    assert found["f taken for d: 1"].tolist() == [3]
+    assert evaluation.mistakes_by_pair(logits_for(labels), labels, NAMES) == {}

@@ -1,4 +1,5 @@
 import sys
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -25,16 +26,30 @@ def ranked(faulty: tuple[Dataset, pd.DataFrame]) -> pd.DataFrame:
     return label_noise.candidates(faulty[0], filters=128)
 
 
-def test_every_image_but_those_of_test_has_one_row(ranked: pd.DataFrame) -> None:
+def test_every_image_has_one_row(ranked: pd.DataFrame) -> None:
     places = set(zip(ranked["split"], ranked["index"], strict=True))
-    assert len(places) == len(ranked) == 1200
-    assert ranked["split"].value_counts().to_dict() == {"train": 1000, "validation": 200}
+    assert len(places) == len(ranked) == 1250
+    assert ranked["split"].value_counts().to_dict() == COUNTS
+
+
+def test_the_labels_of_test_change_nothing_for_the_others(
+    faulty: tuple[Dataset, pd.DataFrame], ranked: pd.DataFrame
+) -> None:
+    dataset = faulty[0]
+    turned = Split(dataset.test.images, (dataset.test.labels + 1) % 10)
+    again = label_noise.candidates(replace(dataset, test=turned), filters=128)
+    columns = ["split", "index", "given", "suggested"]
+    expected, found = (
+        frame.loc[frame["split"] != "test", columns].reset_index(drop=True)
+        for frame in (ranked, again)
+    )
+    pd.testing.assert_frame_equal(found, expected)
 
 
 def test_planted_wrong_labels_come_first(
     faulty: tuple[Dataset, pd.DataFrame], ranked: pd.DataFrame
 ) -> None:
-    wrong = faulty[1][faulty[1]["split"] != "test"]
+    wrong = faulty[1]
     score = planted.score(ranked.head(len(wrong)), wrong)
     # By chance both would be 2%.
     assert score["recall"] >= 0.5
