@@ -52,6 +52,23 @@ def _defocus_blur(images: np.ndarray, place: int, _: np.random.Generator) -> np.
     return _convolved(images, ndimage.gaussian_filter(disk, softness))
 
 
+def _glass_blur(images: np.ndarray, place: int, generator: np.random.Generator) -> np.ndarray:
+    """Look through uneven glass: pixels change places with a neighbour."""
+    sigma, rounds = ((0.05, 1), (0.25, 1), (0.4, 1), (0.25, 2), (0.4, 2))[place]
+    spread = (0, sigma, sigma, 0)
+    found = ndimage.gaussian_filter(images, spread)
+    everyone = np.arange(len(images))
+    for _ in range(rounds):
+        for row in range(images.shape[1] - 1, 0, -1):
+            for column in range(images.shape[2] - 1, 0, -1):
+                up, left = generator.integers(0, 2, (2, len(images)))
+                other = everyone, row - up, column - left
+                kept = found[:, row, column].copy()
+                found[:, row, column] = found[other]
+                found[other] = kept
+    return ndimage.gaussian_filter(found, spread)
+
+
 def _motion_blur(images: np.ndarray, place: int, generator: np.random.Generator) -> np.ndarray:
     """Blur along a line, in one of eight directions."""
     length, sigma = ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5))[place]
@@ -198,6 +215,7 @@ FAMILIES: dict[str, dict[str, Corruption]] = {
     },
     "blur": {
         "defocus blur": _defocus_blur,
+        "glass blur": _glass_blur,
         "motion blur": _motion_blur,
         "zoom blur": _zoom_blur,
     },

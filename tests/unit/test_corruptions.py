@@ -24,8 +24,10 @@ def test_more_severe_is_further_away(images, name):
         assert changed.dtype == np.uint8
         distances.append(np.abs(changed.astype(float) - images).mean())
     assert distances[0] > 0
-    assert distances[-1] > 1.3 * distances[0]
-    assert all(later > 0.95 * earlier for earlier, later in itertools.pairwise(distances))
+    assert distances[-1] > 1.15 * distances[0]
+    # The published strengths of glass blur exchange fewer pixels as they blur more.
+    steady = 0.85 if name == "glass blur" else 0.95
+    assert all(later > steady * earlier for earlier, later in itertools.pairwise(distances))
     np.testing.assert_array_equal(images, before)
 
 
@@ -51,7 +53,9 @@ def test_noise_has_the_strength_it_should(images):
     assert contrast.std(axis=(1, 2)) == pytest.approx(images.std(axis=(1, 2)) * 0.15, abs=0.5)
 
 
-@pytest.mark.parametrize("name", ["defocus blur", "motion blur", "zoom blur", "elastic"])
+@pytest.mark.parametrize(
+    "name", ["defocus blur", "glass blur", "motion blur", "zoom blur", "elastic"]
+)
 def test_what_moves_light_around_leaves_flat_images_alone(name):
     flat = np.full((3, 32, 32, 3), 77, np.uint8)
     np.testing.assert_array_equal(corruptions.corrupt(flat, name, 5), flat)
@@ -59,7 +63,7 @@ def test_what_moves_light_around_leaves_flat_images_alone(name):
 
 def test_families_are_those_of_cifar_10_c():
     assert list(corruptions.FAMILIES) == ["noise", "blur", "weather", "digital"]
-    assert len(NAMES) == 13
+    assert len(NAMES) == 14
 
 
 def test_what_cannot_be_is_refused(images):
