@@ -369,8 +369,8 @@ def mistakes_by_pair(
         each: How many images of each at most.
 
     Returns:
-        Indices, the most confident mistakes first, by pair and its number of images, such as
-        ``cat taken for dog: 41``.
+        Indices, the most confident mistakes first, by a title of two lines: the pair, and how many
+        images it has.
     """
     surest = confident_mistakes(logits, labels, len(labels))
     true, predicted = labels[surest], logits[surest].argmax(axis=1)
@@ -378,6 +378,6 @@ def mistakes_by_pair(
     for pair in most_confused(confusion_matrix(logits, labels), names, pairs).itertuples():
         if pair.images:
             here = (true == names.index(pair.true)) & (predicted == names.index(pair.predicted))
-            title = f"{pair.true} taken for {pair.predicted}: {pair.images}"
+            title = f"{pair.true} taken for {pair.predicted}\n{pair.images} images"
             found[title] = surest[here][:each]
     return found

@@ -79,6 +79,15 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def _state(figure: Figure, finding: str) -> None:
+    """Write above a figure, and above its legend, what it shows."""
+    if figure.legends:
+        figure.legends[0].set_title(finding, prop={"size": 11})
+        figure.legends[0].set_alignment("left")
+    else:
+        figure.suptitle(finding, x=0.01, ha="left", fontsize=11)
+
+
 def _check_images(images: np.ndarray) -> None:
     """Refuse what is not a stack of images."""
     if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
@@ -680,7 +689,7 @@ def learning_curves(histories: dict[str, pd.DataFrame]) -> Figure:
         _check_columns(
             f"the history of {name}", history, {"loss", "accuracy", "val_loss", "val_accuracy"}
         )
-    figure = _figure(9, 3.4)
+    figure = _figure(9, 3.7)
     panels = figure.subplots(1, 2)
     for axes, measure in zip(panels, ("loss", "accuracy"), strict=True):
         for history, color in zip(histories.values(), PALETTE * len(histories), strict=False):
@@ -699,10 +708,10 @@ def learning_curves(histories: dict[str, pd.DataFrame]) -> Figure:
                 markerfacecolor="white",
             )
             axes.plot(epochs, validation, color=color, linewidth=2, marker=marker)
-            best = validation.argmin() if measure == "loss" else validation.argmax()
+            place = validation.argmin() if measure == "loss" else validation.argmax()
             axes.plot(
-                epochs[best],
-                validation[best],
+                epochs[place],
+                validation[place],
                 "o",
                 markersize=9,
                 markerfacecolor="none",
@@ -710,10 +719,12 @@ def learning_curves(histories: dict[str, pd.DataFrame]) -> Figure:
                 markeredgewidth=1.8,
             )
             if len(histories) == 1:
-                text = f"{validation[best]:.2f}" if measure == "loss" else f"{validation[best]:.1%}"
+                text = (
+                    f"{validation[place]:.2f}" if measure == "loss" else f"{validation[place]:.1%}"
+                )
                 axes.annotate(
                     text,
-                    (epochs[best], validation[best]),
+                    (epochs[place], validation[place]),
                     xytext=(0, 9),
                     ha="center",
                     textcoords="offset points",
@@ -746,8 +757,12 @@ def learning_curves(histories: dict[str, pd.DataFrame]) -> Figure:
             label="best epoch",
         ),
     ]
+    highest = {name: history["val_accuracy"].max() for name, history in histories.items()}
+    best = max(highest, key=lambda name: highest[name])
+    epoch = histories[best]["val_accuracy"].to_numpy().argmax() + 1
     columns = len(handles) if len(handles) <= 6 else math.ceil(len(handles) / 2)
     figure.legend(handles=handles, loc="outside upper left", ncols=columns, handlelength=1.8)
+    _state(figure, f"{best}: {highest[best]:.1%} on validation at epoch {epoch}")
     return figure
 
 
@@ -841,7 +856,7 @@ def confusion_matrices(matrices: dict[str, np.ndarray], names: tuple[str, ...]) 
         grid[-2, -1].tick_params(labelbottom=True)
     for axes, (title, matrix) in zip(grid.flat, matrices.items(), strict=False):
         _draw_confusion(axes, matrix, names, fontsize=8)
-        axes.set_title(title)
+        axes.set_title(f"{title}: {np.trace(matrix) / max(1, matrix.sum()):.0%} right")
     figure.supxlabel("predicted class", fontsize=10)
     figure.supylabel("true class", fontsize=10)
     return figure
@@ -873,7 +888,7 @@ def intervals(
         raise ParameterError("there are no intervals to draw; expected at least one")
     for what, given in (("values", values), ("lows", lows), ("highs", highs)):
         _check_length(what, len(given), len(labels))
-    figure = _figure(8, 0.42 * len(labels) + 0.9)
+    figure = _figure(8, 0.42 * len(labels) + 1.2)
     axes = figure.subplots()
     places = np.arange(len(labels))
     if reference is not None:
@@ -894,6 +909,12 @@ def intervals(
     axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.set_xlabel(f"{xlabel}, with 95% interval")
+    if reference is None:
+        best = int(np.nanargmax(values))
+        _state(figure, f"Highest {xlabel}: {labels[best]}, {values[best]:.1%}")
+    else:
+        clear = int(((np.array(lows) > reference) | (np.array(highs) < reference)).sum())
+        _state(figure, f"{clear} of {len(labels)} intervals exclude {reference:.0%}")
     _plain(axes, "x")
     return figure
 
@@ -931,12 +952,14 @@ def class_scores(frame: pd.DataFrame) -> Figure:
     Args:
         frame: Floats; a row a model, a column a class. NaN stays empty.
     """
-    figure = _figure(1.8 + 0.72 * frame.shape[1], 1.0 + 0.46 * frame.shape[0])
+    figure = _figure(1.8 + 0.72 * frame.shape[1], 1.3 + 0.46 * frame.shape[0])
     axes = figure.subplots()
     scores = frame.to_numpy(dtype=float)
     axes.imshow(scores, cmap=RIGHTS, vmin=0, vmax=1, aspect="auto")
     texts = np.where(np.isnan(scores), "", np.strings.mod("%.2f", scores))
     _write_cells(axes, texts, np.where(scores > 0.5, "white", INK))
+    means = frame.mean()
+    _state(figure, f"Lowest on average: {means.idxmin()}, {means.min():.2f}")
     axes.set_xticks(range(frame.shape[1]), [str(name) for name in frame.columns])
     axes.set_yticks(range(frame.shape[0]), [str(name) for name in frame.index])
     axes.tick_params(length=0, labelsize=9, top=False, labeltop=True, labelbottom=False)
@@ -1018,7 +1041,9 @@ def reliability(tables: dict[str, pd.DataFrame]) -> Figure:
         axes.bar(table["from"], share * 0.5, width, align="edge", color=LIGHT)
         axes.vlines(table["confidence"], table["low"], table["high"], color=BLUE, alpha=0.35, lw=4)
         axes.plot(table["confidence"], table["accuracy"], "o-", color=BLUE, markersize=4)
-        axes.set_title(title)
+        excess = 100 * (share * (table["confidence"] - table["accuracy"])).sum()
+        verdict = f"{abs(excess):.0f} points too {'sure' if excess > 0 else 'unsure'}"
+        axes.set_title(f"{title}\n{verdict}")
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)
         axes.xaxis.set_major_formatter(PercentFormatter(1))
@@ -1040,12 +1065,17 @@ def selective(curves: dict[str, pd.DataFrame]) -> Figure:
         ParameterError: There is none.
     """
     _some(curves, "curves")
-    figure = _figure(7, 4)
+    figure = _figure(8, 4)
     axes = figure.subplots()
     for (title, curve), color, style in zip(
         curves.items(), PALETTE, ("-", "--", "-.", ":", "-", "--", "-."), strict=False
     ):
         axes.plot(curve["coverage"], curve["accuracy"], style, color=color, label=title, lw=2)
+    half = {
+        title: curve["accuracy"].iloc[int((curve["coverage"] - 0.5).abs().argmin())]
+        for title, curve in curves.items()
+    }
+    best = max(half, key=lambda title: half[title])
     axes.set_xlabel("share of images that get an answer, the surest first")
     axes.set_ylabel("accuracy of the answers")
     axes.xaxis.set_major_formatter(PercentFormatter(1))
@@ -1053,6 +1083,7 @@ def selective(curves: dict[str, pd.DataFrame]) -> Figure:
     axes.margins(x=0.01)
     _plain(axes, "both")
     figure.legend(loc="outside upper left", ncols=4)
+    _state(figure, f"Of the surer half of its answers {best} has {half[best]:.0%} right")
     return figure
 
 
@@ -1076,7 +1107,8 @@ def severities(table: pd.DataFrame, clean: dict[str, float]) -> Figure:
         for (title, start), color, marker in zip(clean.items(), PALETTE, "os^Dv<>", strict=False):
             line = means[title]
             axes.plot([0, *line.index], [start, *line], color=color, marker=marker, label=title)
-        axes.set_title(family)
+        lost = max(start - means[title].iloc[-1] for title, start in clean.items())
+        axes.set_title(f"{family}: at most\n{100 * lost:.0f} points lost")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         _plain(axes, "y")
@@ -1134,7 +1166,7 @@ def trade_off(frame: pd.DataFrame, costs: dict[str, str]) -> Figure:
     """
     wanted = {"accuracy", "accuracy_low", "accuracy_high", *costs}
     _check_columns("the frame", frame, wanted)
-    figure = _figure(3.0 * len(costs) + 0.7, 3.4)
+    figure = _figure(3.0 * len(costs) + 0.7, 3.7)
     panels = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
     for axes, (column, label) in zip(panels, costs.items(), strict=True):
         for row, color, marker in zip(range(len(frame)), PALETTE, "os^Dv<>", strict=False):
@@ -1159,7 +1191,10 @@ def trade_off(frame: pd.DataFrame, costs: dict[str, str]) -> Figure:
         axes.margins(x=0.2)
         _plain(axes, "both")
     panels[0].set_ylabel("accuracy")
+    column, label = next(iter(costs.items()))
+    best, least = frame["accuracy"].idxmax(), frame[column].idxmin()
     figure.legend(
         *panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=len(frame)
     )
+    _state(figure, f"Highest accuracy: {best}. Least {label}: {least}")
     return figure

@@ -215,8 +215,9 @@ def behaviour(
     """Return what a model must and must not do, and whether it does (notebook 06 introduces it).
 
     Tests as for software (Ribeiro et al., arXiv 2005.04118): invariance, the answer stays under
-    changes that do not matter; direction, a worse picture does not make a better answer; and a
-    least that every class can expect, half of the mean recall.
+    changes that do not matter; direction, no corruption makes for better answers when it is severe
+    than when it is mild, by more than chance would; and a least that every class can expect, half
+    of the mean recall.
 
     Args:
         logits: float ``(N, K)`` of the model.
@@ -236,7 +237,9 @@ def behaviour(
     )
     rows.append(("lowest recall of a class", recalls.min(), recalls.mean() / 2))
     levels = spoiled.groupby(["corruption", "severity"])["accuracy"].mean().unstack()
-    fallen = levels.iloc[:, 0] - levels.iloc[:, -1]
-    rows.append((f"accuracy lost to severe {fallen.idxmin()}", fallen.min(), -0.02))
+    fallen = (levels.iloc[:, 0] - levels.iloc[:, -1]).min()
+    # Two standard errors of a difference of two shares, at their largest.
+    noise = 2 * np.sqrt(0.5 / spoiled["n"].min())
+    rows.append(("accuracy lost to any corruption", fallen, -noise))
     table = pd.DataFrame(rows, columns=["test", "value", "limit"])
     return table.assign(passed=table["value"] >= table["limit"])

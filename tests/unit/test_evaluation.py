@@ -240,7 +240,7 @@ def test_mistakes_by_pair_shows_the_surest_of_the_most_frequent_pairs():
     logits = logits_for([5, 5, 5, 3, 0, 3])
     logits[:3, 5] = [4, 6, 5]
     found = evaluation.mistakes_by_pair(logits, labels, NAMES, each=2)
-    assert list(found) == ["d taken for f: 3", "f taken for d: 1"]
-    assert found["d taken for f: 3"].tolist() == [1, 2]
-    assert found["f taken for d: 1"].tolist() == [3]
+    assert list(found) == ["d taken for f\n3 images", "f taken for d\n1 images"]
+    assert found["d taken for f\n3 images"].tolist() == [1, 2]
+    assert found["f taken for d\n1 images"].tolist() == [3]
     assert evaluation.mistakes_by_pair(logits_for(labels), labels, NAMES) == {}

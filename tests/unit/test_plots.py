@@ -410,7 +410,8 @@ def test_differences_are_drawn_from_the_second_row_on():
 def test_class_scores_leave_what_is_missing_empty():
     frame = pd.DataFrame([[0.1, 0.914], [np.nan, 1.0]], index=["a", "b"], columns=["cat", "dog"])
     found = texts(plots.class_scores(frame))
-    assert {"0.10", "0.91", "1.00", "a", "b", "cat", "dog"} == set(found)
+    finding = "Lowest on average: cat, 0.10"
+    assert {"0.10", "0.91", "1.00", "a", "b", "cat", "dog", finding} == set(found)
 
 
 def test_bars_write_values_in_readable_units():
@@ -420,17 +421,46 @@ def test_bars_write_values_in_readable_units():
 
 def test_reliability_shows_each_model_on_axes_of_its_own():
     figure = plots.reliability(dict.fromkeys("abcde", RELIABILITY))
-    assert [axes.get_title(loc="left") for axes in figure.axes] == list("abcde")
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == [f"{name}\n10 points too sure" for name in "abcde"]
     line = figure.axes[0].lines[1].get_xydata().tolist()
     assert line == [[0.3, 0.2], [0.9, 0.8]]
 
 
 def test_severities_begin_with_the_images_as_they_are():
     figure = plots.severities(SPOILED, {"a": 0.9, "b": 0.8})
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["noise", "blur"]
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == [f"{family}: at most\n25 points lost" for family in ("noise", "blur")]
     first, second = (line.get_xydata() for line in figure.axes[0].lines)
     np.testing.assert_allclose(first, [[0, 0.9], [1, 0.85], [5, 0.65]])
     np.testing.assert_allclose(second, [[0, 0.8], [1, 0.75], [5, 0.55]])
+
+
+def test_titles_state_what_was_found():
+    shy = RELIABILITY.assign(confidence=[0.1, 0.5])
+    late, early = history(3), history(3)
+    late["val_accuracy"], early["val_accuracy"] = [0.1, 0.2, 0.3], [0.25, 0.1, 0.1]
+    expected = {
+        "late: 30.0% on validation at epoch 3": plots.learning_curves(
+            {"early": early, "late": late}
+        ),
+        "Highest accuracy: b, 80.0%": plots.intervals(
+            ["a", "b"], [0.7, 0.8], [0.6, 0.7], [0.8, 0.9], "accuracy"
+        ),
+        "1 of 3 intervals exclude 0%": plots.intervals(
+            list("abc"), [0.1, 0, -0.1], [-0.1, -0.1, -0.2], [0.2, 0.1, -0.05], "gain", 0
+        ),
+        "a\n28 points too unsure": plots.reliability({"a": shy}),
+        "Of the surer half of its answers b has 95% right": plots.selective(
+            {"a": CURVE, "b": CURVE.assign(accuracy=[0.95, 0.6])}
+        ),
+        "cnn: 70% right": plots.confusion_matrices({"cnn": np.array([[6, 2], [1, 1]])}, ("x", "y")),
+        "Highest accuracy: b. Least time: a": plots.trade_off(
+            COSTS.set_axis(["a", "b"]), {"seconds": "time"}
+        ),
+    }
+    for finding, figure in expected.items():
+        assert finding in texts(figure)
 
 
 def test_attention_leaves_the_image_where_nothing_speaks():
