@@ -375,9 +375,9 @@ def mistakes_by_pair(
     surest = confident_mistakes(logits, labels, len(labels))
     true, predicted = labels[surest], logits[surest].argmax(axis=1)
     found = {}
-    for pair in most_confused(confusion_matrix(logits, labels), names, pairs).itertuples():
-        if pair.images:
-            here = (true == names.index(pair.true)) & (predicted == names.index(pair.predicted))
-            title = f"{pair.true} taken for {pair.predicted}\n{pair.images} images"
-            found[title] = surest[here][:each]
+    confused = most_confused(confusion_matrix(logits, labels), names, pairs)
+    for label, answer, images in confused.itertuples(index=False, name=None):
+        if images:
+            here = (true == names.index(label)) & (predicted == names.index(answer))
+            found[f"{label} taken for {answer}\n{images} images"] = surest[here][:each]
     return found

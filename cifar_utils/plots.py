@@ -82,7 +82,7 @@ def _figure(width: float, height: float) -> Figure:
 def _state(figure: Figure, finding: str) -> None:
     """Write above a figure, and above its legend, what it shows."""
     if figure.legends:
-        figure.legends[0].set_title(finding, prop={"size": 11})
+        figure.legends[0].set_title(finding, prop=FontProperties(size=11))
         figure.legends[0].set_alignment("left")
     else:
         figure.suptitle(finding, x=0.01, ha="left", fontsize=11)
