@@ -48,6 +48,8 @@ _styled = matplotlib.rc_context(
         "axes.titlecolor": INK,
         "axes.titlelocation": "left",
         "axes.titlesize": 11,
+        "legend.title_fontsize": 11,
+        "figure.titlesize": 11,
         "figure.dpi": 90,
         "figure.facecolor": "white",
         "font.family": "DejaVu Sans",
@@ -82,10 +84,10 @@ def _figure(width: float, height: float) -> Figure:
 def _state(figure: Figure, finding: str) -> None:
     """Write above a figure, and above its legend, what it shows."""
     if figure.legends:
-        figure.legends[0].set_title(finding, prop=FontProperties(size=11))
+        figure.legends[0].set_title(finding)
         figure.legends[0].set_alignment("left")
     else:
-        figure.suptitle(finding, x=0.01, ha="left", fontsize=11)
+        figure.suptitle(finding, x=0.01, ha="left")
 
 
 def _check_images(images: np.ndarray) -> None:
