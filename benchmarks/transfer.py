@@ -2,19 +2,21 @@
 
 usage: python -m benchmarks.transfer features [--torch PYTHON] [--size 64] [--rounds 3]
        python -m benchmarks.transfer finetune [--torch PYTHON] [--size 64] [--rounds 3]
+       python -m benchmarks.transfer profile [--size 64] [--batch 64]
        python -m benchmarks.transfer naive DIR [--images N] [--epochs 20] [--measured 1]
        python -m benchmarks.transfer extract DIR [--images 2000] [--size 224]
        python -m benchmarks.transfer accuracy DIR [--images N] [--epochs 3]
 
 ``features`` and ``finetune`` print a Markdown table of images a second on random images and
 weights, one process a measurement, alternating. PYTHON is an interpreter that has PyTorch; it adds
-the same network there (``benchmarks/resnet50_torch.py``). ``naive`` compares two ways to train a
-head on frozen features of the images in DIR: the whole network forward in every epoch, and the
-features once. Of the first way only so many epochs are measured; the rest is estimated from them,
-and the output says so. ``extract`` says how fast features are written to disk, and what memory that
-takes. ``accuracy`` sets four ways to use a ResNet50 beside each other: random and
-frozen, pretrained and frozen, fine-tuned, and trained from scratch for as many epochs. Weights come
-from ``CIFAR_UTILS_RESNET50_WEIGHTS``.
+the same network there (``benchmarks/resnet50_torch.py``). ``profile`` says where the milliseconds
+of a fine-tuning step go, by what oneDNN reports of each of its operations. ``naive`` compares two
+ways to train a head on frozen features of the images in DIR: the whole network forward in every
+epoch, and the features once. Of the first way only so many epochs are measured; the rest is
+estimated from them, and the output says so. ``extract`` says how fast features are written to
+disk, and what memory that takes. ``accuracy`` sets four ways to use a ResNet50 beside each other:
+random and frozen, pretrained and frozen, fine-tuned, and trained from scratch for as many epochs.
+Weights come from ``CIFAR_UTILS_RESNET50_WEIGHTS``.
 """
 
 import argparse
@@ -28,12 +30,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import pandas as pd
 
 from cifar_utils import (
     data,
@@ -73,10 +77,14 @@ def peak_memory() -> float:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
 
 
-def timed(work: Callable[[], object], rounds: int = 6) -> float:
+STEPS = 8
+"""How often work is timed; the first two do not count."""
+
+
+def timed(work: Callable[[], object], rounds: int = STEPS) -> float:
     """Return the median seconds of ``work`` after it ran twice."""
     seconds = []
-    for _ in range(rounds + 2):
+    for _ in range(rounds):
         started = time.perf_counter()
         work()
         seconds.append(time.perf_counter() - started)
@@ -91,7 +99,7 @@ def measure_features(kind: str, size: int, batch: int) -> dict:
     if variant == "ours":
         model = folded.inference(model)
     images = np.random.default_rng(0).integers(0, 256, (4 * batch, 32, 32, 3), dtype=np.uint8)
-    seconds = timed(lambda: model.predict(images, batch_size=batch, verbose=0), 3)
+    seconds = timed(lambda: model.predict(images, batch_size=batch, verbose=0), 5)
     return {"images_per_second": len(images) / seconds}
 
 
@@ -116,6 +124,41 @@ def measure_finetune(kind: str, size: int, batch: int) -> dict:
     images = generator.integers(0, 256, (batch, 32, 32, 3), dtype=np.uint8)
     targets = np.eye(10, dtype=np.float32)[generator.integers(0, 10, batch)]
     return {"images_per_second": batch / timed(lambda: model.train_on_batch(images, targets))}
+
+
+def profile(size: int, batch: int) -> None:
+    """Print where the time of a fine-tuning step goes, for Keras's network and for ours."""
+    found: dict[str, dict[str, float]] = {}
+    for title, kind in KINDS["finetune"].items():
+        command = [sys.executable, "-m", "benchmarks.transfer", "one", "finetune", kind]
+        lines = subprocess.run(
+            [*command, "--size", str(size), "--batch", str(batch)],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"ONEDNN_VERBOSE": "profile_exec"},
+        ).stdout.splitlines()
+        whole = 1e3 * batch / json.loads(lines[-1])["images_per_second"]
+        parts: dict[str, float] = defaultdict(float)
+        for line in lines:
+            fields = line.split(",")
+            if fields[0] == "onednn_verbose" and "exec" in fields:
+                place = fields.index("exec")
+                primitive, direction, milliseconds = (
+                    fields[place + 2],
+                    fields[place + 4],
+                    fields[-1],
+                )
+                parts[f"{primitive}, {direction}"] += float(milliseconds) / STEPS
+        parts["everything else"] = whole - sum(parts.values())
+        found[title] = {"a step": whole, **parts}
+    table = pd.DataFrame(found).fillna(0.0)
+    table = table[table.max(axis=1) >= 1].sort_values(table.columns[-1], ascending=False)
+    print(f"milliseconds of a step, {size} px, batch {batch}\n")
+    print("| what | " + " | ".join(table.columns) + " |")
+    print("|---|" + "--:|" * len(table.columns))
+    for name, row in table.iterrows():
+        print(f"| {name} | " + " | ".join(f"{value:,.0f}" for value in row) + " |")
 
 
 def compare(what: str, torch: str | None, rounds: int, size: int, batch: int) -> None:
@@ -264,6 +307,9 @@ def main() -> None:
         several.add_argument("--rounds", type=int, default=3)
         several.add_argument("--batch", type=int, default=BATCH[name])
         several.add_argument("--size", type=int, default=64)
+    where = commands.add_parser("profile")
+    where.add_argument("--batch", type=int, default=BATCH["finetune"])
+    where.add_argument("--size", type=int, default=64)
     one = commands.add_parser("one")
     one.add_argument("what", choices=tuple(KINDS))
     one.add_argument("kind")
@@ -291,6 +337,8 @@ def main() -> None:
         extract(options.folder, options.images, options.size)
     elif options.command == "accuracy":
         accuracy(options.folder, options.images, options.epochs, options.size)
+    elif options.command == "profile":
+        profile(options.size, options.batch)
     elif options.command == "one":
         measure = {"features": measure_features, "finetune": measure_finetune}[options.what]
         found = measure(options.kind, options.size, options.batch)
