@@ -150,7 +150,7 @@ def profile(size: int, batch: int) -> None:
                     fields[-1],
                 )
                 parts[f"{primitive}, {direction}"] += float(milliseconds) / STEPS
-        found[title] = {"a step": whole, "sum, two at a time": sum(parts.values()), **parts}
+        found[title] = {"a step": whole, "sum of the operations": sum(parts.values()), **parts}
     table = pd.DataFrame(found).fillna(0.0)
     table = table[table.max(axis=1) >= 1].sort_values(table.columns[-1], ascending=False)
     print(f"milliseconds of a step, {size} px, batch {batch}\n")
