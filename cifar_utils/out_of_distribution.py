@@ -5,7 +5,7 @@ probability, the energy, and the distance from the training images in the networ
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -42,6 +42,10 @@ def negative_energy(logits: np.ndarray) -> np.ndarray:
         logits: float ``(N, K)``.
     """
     return special.logsumexp(logits.astype(np.float64), axis=1)
+
+
+FROM_LOGITS = {"highest probability": highest_probability, "energy": negative_energy}
+"""The scores that need nothing but logits, so that a server can compute them."""
 
 
 def feature_nearness(known: np.ndarray, features: np.ndarray, neighbours: int = 10) -> np.ndarray:
@@ -166,11 +170,8 @@ def scores(model: keras.Model, known: np.ndarray, images: np.ndarray) -> dict[st
     """
     logits, eye = evaluation.predict_logits(model, images), explain.last_features(model)
     seen, before = (evaluation.predict_logits(eye, each) for each in (images, known))
-    return {
-        "highest probability": highest_probability(logits),
-        "energy": negative_energy(logits),
-        "nearness of features": feature_nearness(before, seen),
-    }
+    found = {name: score(logits) for name, score in FROM_LOGITS.items()}
+    return {**found, "nearness of features": feature_nearness(before, seen)}
 
 
 def never_seen(
@@ -216,3 +217,35 @@ def table(
         for kind, scores in outside.items()
     ]
     return pd.DataFrame(rows, columns=["score", "kind", "auroc", "fpr95"])
+
+
+def serving(
+    detected: pd.DataFrame,
+    logits: Mapping[str, np.ndarray],
+    temperatures: Mapping[str, float],
+    *,
+    keep: float = 0.95,
+) -> dict[str, Any]:
+    """Return what has to be known to serve models (notebook 06 introduces it).
+
+    Args:
+        detected: What ``table`` returned.
+        logits: Of validation images, float ``(N, K)``, by model.
+        temperatures: What ``calibration.fit_temperature`` returned, by model.
+        keep: Share of validation images that a model still answers.
+
+    Returns:
+        ``score``: of ``FROM_LOGITS``, the one with the highest mean AUROC. ``models``: by name
+        ``temperature``, to divide logits by for probabilities, and ``least_score``, of the logits
+        as they are, below which a picture counts as none of the classes.
+    """
+    usable = detected[detected["score"].isin(list(FROM_LOGITS))]
+    score = str(usable.groupby("score")["auroc"].mean().idxmax())
+    models = {
+        name: {
+            "temperature": temperatures[name],
+            "least_score": threshold(FROM_LOGITS[score](outputs), keep),
+        }
+        for name, outputs in logits.items()
+    }
+    return {"score": score, "models": models}

@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -80,3 +81,16 @@ def test_what_cannot_be_is_refused():
         ood.threshold(known[0], 0)
     with pytest.raises(DataError, match="multiples of 8"):
         ood.outsiders(np.zeros((2, 30, 32, 3), np.uint8))
+
+
+def test_serving_takes_the_best_score_that_needs_only_logits():
+    detected = pd.DataFrame(
+        [("energy", 0.6), ("energy", 0.8), ("highest probability", 0.69),
+         ("highest probability", 0.7), ("nearness of features", 1.0)],
+        columns=["score", "auroc"],
+    )  # fmt: skip
+    logits = np.log(np.arange(1, 21, dtype=float))[:, None] + np.log([[0.5, 0.5]])
+    found = ood.serving(detected, {"cnn": logits}, {"cnn": 1.5})
+    assert found["score"] == "energy"
+    # The lowest of the 20 has energy log 1 and is the one in twenty to be refused.
+    assert found["models"]["cnn"] == {"temperature": 1.5, "least_score": pytest.approx(np.log(2))}
