@@ -21,6 +21,10 @@ class WeightsError(CifarUtilsError):
     """Pretrained weights are missing or do not fit the network."""
 
 
+class PictureError(CifarUtilsError):
+    """A file or array from outside is no picture that can be read."""
+
+
 class DivergedError(CifarUtilsError):
     """Training led nowhere, and the weights are of no use."""
 

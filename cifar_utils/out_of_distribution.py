@@ -10,42 +10,18 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import pandas as pd
-from scipy import special
 from sklearn import metrics
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import normalize
 
 from cifar_utils import evaluation, explain, models, training
+from cifar_utils.confidence import FROM_LOGITS
 from cifar_utils.data import Split
 from cifar_utils.errors import DataError, ParameterError
 from cifar_utils.recipes import Recipe
 
 TILE = 8
 """Side in pixels of the tiles of which a scrambled image is put together."""
-
-
-def highest_probability(logits: np.ndarray) -> np.ndarray:
-    """Return the highest of the probabilities, ``(N,)`` (Hendrycks and Gimpel, arXiv 1610.02136).
-
-    Args:
-        logits: float ``(N, K)``.
-    """
-    return special.softmax(logits.astype(np.float64), axis=1).max(axis=1)
-
-
-def negative_energy(logits: np.ndarray) -> np.ndarray:
-    """Return the logarithm of the summed exponentials, ``(N,)`` (Liu et al., arXiv 2010.03759).
-
-    Unlike the probabilities it knows how large the logits are, not only how far apart.
-
-    Args:
-        logits: float ``(N, K)``.
-    """
-    return special.logsumexp(logits.astype(np.float64), axis=1)
-
-
-FROM_LOGITS = {"highest probability": highest_probability, "energy": negative_energy}
-"""The scores that need nothing but logits, so that a server can compute them."""
 
 
 def feature_nearness(known: np.ndarray, features: np.ndarray, neighbours: int = 10) -> np.ndarray:

@@ -1,0 +1,278 @@
+"""Pictures from outside: checked before they are decoded, turned upright, made 32 x 32.
+
+Nothing is trusted: not the name, not the size that a file claims, not that it is a picture at all.
+What cannot be read ends in a ``PictureError`` whose message is meant for the person who sent it.
+"""
+
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+
+from cifar_utils.errors import ParameterError, PictureError, nearest
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+"""Formats that are decoded; a file's content decides, not the end of its name."""
+
+MOST_BYTES = 20_000_000
+"""Size of the largest file."""
+
+MOST_PIXELS = 50_000_000
+"""Pixels of the largest picture, a little more than a phone's camera makes."""
+
+SIDE = 32
+"""Width and height in pixels of what the models see."""
+
+Fit = Literal["crop", "pad", "stretch"]
+"""What happens to pictures that are not square: cut to the middle, set on grey, or squeezed."""
+
+FITS: tuple[Fit, ...] = ("crop", "pad", "stretch")
+
+_GREY = (127, 127, 127)
+_DECODED_SIDE = 16 * SIDE
+"""Large pictures are first brought near this size: quicker, and they take less memory."""
+
+_REDUCIBLE = ("L", "LA", "RGB", "RGBA", "CMYK")
+_SQUARED = {
+    "crop": "cut to the middle square",
+    "pad": "set on grey to make it square",
+    "stretch": "squeezed to a square",
+}
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes each orientation that a camera notes (EXIF)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture as the models see it.
+
+    Attributes:
+        pixels: uint8 ``(32, 32, 3)`` RGB.
+        width: In pixels, as sent, upright.
+        height: In pixels, as sent, upright.
+        format: One of ``FORMATS``, or ``array``.
+        notes: What was done that somebody may want to know, such as which frame was taken.
+    """
+
+    pixels: np.ndarray
+    width: int
+    height: int
+    format: str
+    notes: tuple[str, ...] = ()
+
+
+def content(path: Path) -> bytes:
+    """Return what is in a file, not more than may be read.
+
+    Raises:
+        PictureError: It is no file, cannot be read or is too large.
+    """
+    try:
+        if not path.is_file():
+            raise PictureError("there is no such file" if not path.exists() else "is not a file")
+        with path.open("rb") as file:
+            return file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise PictureError(f"the file cannot be read: {error.strerror}") from error
+
+
+def read(content: bytes, *, fit: Fit = "crop") -> Picture:
+    """Decode a file's content (notebook 09 introduces it).
+
+    Animations give their first frame, transparent parts become white, colour profiles are
+    converted to sRGB, and the orientation that a camera noted is applied.
+
+    Args:
+        content: Of a file in one of ``FORMATS``.
+        fit: See ``Fit``.
+
+    Raises:
+        PictureError: It is empty, too large, damaged or no picture.
+        ParameterError: There is no such fit.
+    """
+    _check_fit(fit)
+    if not content:
+        raise PictureError("the file is empty")
+    if len(content) > MOST_BYTES:
+        raise PictureError(f"the file is too large; at most {MOST_BYTES / 1e6:.0f} MB are read")
+    try:
+        with warnings.catch_warnings():
+            # Of large pictures and odd metadata; sizes are checked below, by a limit of ours.
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                _check_size(image.width, image.height)
+                return _read(image, fit)
+    except PictureError:
+        raise
+    except Image.DecompressionBombError:
+        raise PictureError(_too_many_pixels()) from None
+    except UnidentifiedImageError:
+        raise PictureError(_unknown(content)) from None
+    except MemoryError:
+        raise PictureError("the picture does not fit into memory; make it smaller") from None
+    # Pillow's decoders raise nearly anything on files made to break them.
+    except Exception as error:
+        raise PictureError(
+            f"the picture is damaged: {str(error) or type(error).__name__}"
+        ) from error
+
+
+def from_image(image: Image.Image, *, fit: Fit = "crop") -> Picture:
+    """Return what the models see of a Pillow image; arguments and errors are those of ``read``."""
+    _check_fit(fit)
+    _check_size(image.width, image.height)
+    try:
+        return _read(image.copy(), fit)
+    except OSError as error:
+        raise PictureError(f"the picture is damaged: {error}") from error
+
+
+def from_array(array: np.ndarray, *, fit: Fit = "crop") -> Picture:
+    """Return what the models see of an array.
+
+    Args:
+        array: uint8 ``(H, W)`` grey, ``(H, W, 3)`` RGB or ``(H, W, 4)`` RGB with alpha.
+        fit: See ``Fit``.
+
+    Raises:
+        PictureError: It has another type or shape, or too many pixels.
+        ParameterError: There is no such fit.
+    """
+    _check_fit(fit)
+    channels = array.shape[2] if array.ndim == 3 else 1
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or channels not in (1, 3, 4):
+        raise PictureError(
+            f"the array is {array.dtype} {array.shape}; expected uint8, 0 to 255, and "
+            "(height, width), (height, width, 3) or (height, width, 4)"
+        )
+    _check_size(array.shape[1], array.shape[0])
+    return _read(
+        Image.fromarray(array[..., 0] if array.ndim == 3 and channels == 1 else array), fit
+    )
+
+
+def _check_fit(fit: str) -> None:
+    if fit not in FITS:
+        raise ParameterError(f"unknown fit {fit!r}{nearest(fit, list(FITS))}")
+
+
+def _check_size(width: int, height: int) -> None:
+    """Refuse pictures without or with too many pixels, before one is decoded."""
+    if width < 1 or height < 1:
+        raise PictureError(f"the picture is {width} x {height} pixels; expected at least 1 x 1")
+    if width * height > MOST_PIXELS:
+        raise PictureError(_too_many_pixels(f"{width:,} x {height:,} are"))
+
+
+def _too_many_pixels(what: str = "it has") -> str:
+    return f"the picture has too many pixels: {what} more than {MOST_PIXELS:,}; make it smaller"
+
+
+def _unknown(content: bytes) -> str:
+    """Return what to tell about content that no decoder knows."""
+    known = "expected " + ", ".join(FORMATS[:-1]) + f" or {FORMATS[-1]}"
+    start = content[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith((b"<svg", b"<?xml")) or b"<svg" in start:
+        return f"the file is an SVG drawing; {known}, so save it as a PNG first"
+    if start.startswith(b"%pdf"):
+        return f"the file is a PDF document; {known}, so save its page as a PNG first"
+    if content[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif"):
+        return f"the file is a HEIC or AVIF picture; {known}, so save it as a JPEG first"
+    return f"the file is not a picture that can be read; {known}"
+
+
+def _read(image: Image.Image, fit: Fit) -> Picture:
+    """Return what the models see of an image that has been opened."""
+    notes = []
+    format = image.format or "array"
+    width, height = image.size
+    if getattr(image, "is_animated", False):
+        image.seek(0)
+        notes.append("the first of several frames")
+    times = max(1, min(width, height) // _DECODED_SIDE)
+    if format == "JPEG":
+        image.draft(None, (width // times, height // times))
+    noted = image.getexif().get(ExifTags.Base.Orientation)
+    image.load()
+    # Pillow turns TIFF files itself, and then there is nothing noted any more.
+    left = image.getexif().get(ExifTags.Base.Orientation)
+    times = max(1, min(image.size) // _DECODED_SIDE)
+    if times > 1 and image.mode in _REDUCIBLE and "transparency" not in image.info:
+        image = image.reduce(times)
+    if left in _TURNS:
+        image = image.transpose(_TURNS[left])
+    if noted in _TURNS:
+        notes.append("turned as the camera noted")
+        if noted >= 5:
+            width, height = height, width
+    rgb = _rgb(image, notes)
+    if width != height:
+        notes.append(_SQUARED[fit])
+    return Picture(_fitted(rgb, fit), width, height, format, tuple(notes))
+
+
+def _rgb(image: Image.Image, notes: list[str]) -> Image.Image:
+    """Return an image in RGB: transparent parts on white, 16 bits as 8, colours as in sRGB."""
+    if image.mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.uint16)
+        notes.append("16 bits a value made 8")
+        image = Image.fromarray((values >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise PictureError(
+            f"the picture has values of 32 bits ({image.mode}); save it with 8 bits a value"
+        )
+    image = _standard_colours(image, notes)
+    if image.has_transparency_data:
+        clear = image.convert("RGBA")
+        if clear.getextrema()[3][0] < 255:
+            notes.append("transparent parts shown on white")
+        white = Image.new("RGBA", clear.size, "white")
+        image = Image.alpha_composite(white, clear)
+    return image.convert("RGB")
+
+
+def _standard_colours(image: Image.Image, notes: list[str]) -> Image.Image:
+    """Convert from the colours of an embedded profile, if there is one that can be read."""
+    profile = image.info.get("icc_profile")
+    if not profile or image.mode not in ("RGB", "CMYK", "L"):
+        return image
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        converted = ImageCms.profileToProfile(
+            image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        notes.append("its colour profile could not be read")
+        return image
+    return converted or image
+
+
+def _fitted(image: Image.Image, fit: Fit) -> np.ndarray:
+    """Return uint8 ``(32, 32, 3)``, smoothed before it is thinned out."""
+    width, height = image.size
+    if fit == "crop":
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        image = image.crop((left, top, left + side, top + side))
+    elif fit == "pad":
+        side = max(width, height)
+        if max(1, round(SIDE * min(width, height) / side)) < SIDE:
+            inner = (max(1, round(SIDE * width / side)), max(1, round(SIDE * height / side)))
+            small = image.resize(inner, Image.Resampling.LANCZOS)
+            image = Image.new("RGB", (SIDE, SIDE), _GREY)
+            image.paste(small, ((SIDE - inner[0]) // 2, (SIDE - inner[1]) // 2))
+    if image.size != (SIDE, SIDE):
+        image = image.resize((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    return np.array(image)
