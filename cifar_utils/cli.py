@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from cifar_utils.errors import CifarUtilsError, DataError, ParameterError
+from cifar_utils.errors import CifarUtilsError, DataError, ParameterError, PictureError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -95,6 +95,44 @@ def parser() -> argparse.ArgumentParser:
     page.add_argument("run", metavar="RUN", help="such as smoke-synthetic-seed0")
     page.set_defaults(act=_report)
 
+    predict = commands.add_parser(
+        "predict",
+        allow_abbrev=False,
+        help="say what is on pictures",
+        description="Say what a trained model sees on pictures. One that cannot be read is "
+        "reported and does not stop the others; then the exit status is 1.",
+    )
+    predict.add_argument(
+        "pictures", metavar="PATH", nargs="+", help="files, folders, and patterns such as '*.jpg'"
+    )
+    _model_option(predict)
+    predict.add_argument(
+        "--top", metavar="N", type=int, default=3, help="how many classes to name; default: 3"
+    )
+    _fit_option(predict)
+    written = predict.add_mutually_exclusive_group()
+    written.add_argument("--json", action="store_true", help="every figure, a JSON object a line")
+    written.add_argument("--csv", action="store_true", help="a row a picture, as CSV")
+    predict.set_defaults(act=_predict)
+
+    export = commands.add_parser(
+        "export",
+        allow_abbrev=False,
+        help="write a trained model for other programs",
+        description="Write a trained model in another format, compare its answers with those of "
+        "the original on test images, and both in size and speed.",
+    )
+    export.add_argument("model", metavar="MODEL", help="as for cifar predict --model, or auto")
+    export.add_argument("--format", choices=("onnx", "litert", "savedmodel"), default="onnx")
+    export.add_argument(
+        "--int8", action="store_true", help="weights and sums of 8 bits: smaller, less accurate"
+    )
+    export.add_argument("--output", metavar="PATH", help="default: beside the model")
+    export.add_argument(
+        "--data", default="auto", help="images to compare answers on, as for cifar run"
+    )
+    export.set_defaults(act=_export)
+
     data = commands.add_parser("data", help="get, check and look at the images").add_subparsers(
         title="commands", metavar="COMMAND", required=True
     )
@@ -147,6 +185,24 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _model_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--model",
+        default="auto",
+        help="RUN/STAGE, a stage such as 03 of the newest run that has it, or a file; default: "
+        "what notebook 06 chose in the newest run",
+    )
+
+
+def _fit_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--fit",
+        choices=("crop", "pad", "stretch"),
+        default="crop",
+        help="what to do with pictures that are not square; default: crop",
+    )
+
+
 def _run(options: argparse.Namespace) -> None:
     from cifar_utils import pipeline
 
@@ -196,6 +252,65 @@ def _report(options: argparse.Namespace) -> None:
     from cifar_utils import report, runs
 
     print(f"report: {report.write(runs.load(options.run))}")
+
+
+def _predict(options: argparse.Namespace) -> None:
+    import csv
+
+    from rich.console import Console
+    from rich.progress import track
+
+    from cifar_utils import predict
+
+    if options.top < 1:
+        raise ParameterError(f"--top {options.top}: expected a number from 1")
+    paths = predict.expand(options.pictures)
+    predictor = predict.Predictor(options.model, fit=options.fit)
+    print(f"model: {predictor.source.name}", file=sys.stderr)
+    found = predictor.predict_many(paths)
+    if len(paths) > 100 and sys.stderr.isatty():
+        found = track(found, "pictures", len(paths), console=Console(stderr=True))
+    rows = csv.writer(sys.stdout, lineterminator="\n")
+    if options.csv:
+        rows.writerow(["path", "label", "nearest", "confidence", "why", "error"])
+    bad = 0
+    for path, each in zip(paths, found, strict=True):
+        if isinstance(each, Exception):
+            bad += 1
+            if options.json:
+                print(json.dumps({"path": str(path), "error": str(each)}))
+            elif options.csv:
+                rows.writerow([path, "", "", "", "", each])
+            else:
+                print(f"cifar: {path}: {each}", file=sys.stderr)
+        elif options.json:
+            print(json.dumps({"path": str(path), **each.record(options.top)}))
+        elif options.csv:
+            label = each.label if each.known else ""
+            rows.writerow([path, label, each.label, f"{each.confidence:.6f}", each.why, ""])
+        else:
+            ranked = ", ".join(f"{name} {share:.1%}" for name, share in each.top(options.top))
+            verdict = "" if each.known else f"none of the ten classes ({each.why}); nearest: "
+            print(f"{path}: {verdict}{ranked}")
+    if bad:
+        raise PictureError(f"{bad:,} of {len(paths):,} pictures could not be read")
+
+
+def _export(options: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from cifar_utils import data, export, predict
+
+    source = predict.find(options.model)
+    dataset = data.load(options.data)
+    exported = export.write(
+        source,
+        options.format,
+        dataset,
+        int8=options.int8,
+        path=Path(options.output) if options.output else None,
+    )
+    _print_columns([(name, value) for name, value in exported.described()])
 
 
 def _data_fetch(options: argparse.Namespace) -> None:

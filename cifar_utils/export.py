@@ -1,0 +1,125 @@
+"""A trained model for other programs: written, compared with the original, and timed."""
+
+import json
+import shutil
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from cifar_utils import models, native, paths, predict, runs, training
+from cifar_utils.data import Dataset
+from cifar_utils.errors import CifarUtilsError, ParameterError
+from cifar_utils.predict import Network, Source
+
+SUFFIXES = {"onnx": ".onnx", "litert": ".tflite", "savedmodel": ""}
+"""How the file of a format is called; a SavedModel is a folder."""
+
+SAME = 0.999
+"""Least share of images for which an export must give the class that the original gives."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An exported model beside its original.
+
+    Attributes:
+        path: Of the file, or of the folder of a SavedModel.
+        megabytes: Size of the export.
+        original_megabytes: Size of the original.
+        images: How many both were asked about.
+        same: Share of these with the same class.
+        difference: Largest difference of two logits.
+        accuracy: Of the export on these images, 0 to 1.
+        original_accuracy: Of the original.
+        milliseconds: Of the export for one image, median and 99th percentile.
+        original_milliseconds: Of the original's ``predict_on_batch``.
+    """
+
+    path: Path
+    megabytes: float
+    original_megabytes: float
+    images: int
+    same: float
+    difference: float
+    accuracy: float
+    original_accuracy: float
+    milliseconds: tuple[float, float]
+    original_milliseconds: tuple[float, float]
+
+    def described(self) -> list[tuple[str, str]]:
+        """Return it in words, one fact a row."""
+        ours, theirs = self.milliseconds, self.original_milliseconds
+        return [
+            ("written", str(self.path)),
+            ("size", f"{self.megabytes:.1f} MB, original {self.original_megabytes:.1f} MB"),
+            ("same class", f"{self.same:.2%} of {self.images:,} images"),
+            ("largest difference", f"{self.difference:.2g} between logits"),
+            ("accuracy", f"{self.accuracy:.2%}, original {self.original_accuracy:.2%}"),
+            (
+                "one image",
+                f"{ours[0]:.2f} ms (99%: {ours[1]:.2f}), "
+                f"original {theirs[0]:.2f} ms (99%: {theirs[1]:.2f})",
+            ),
+        ]
+
+
+def write(
+    source: Source,
+    form: str,
+    dataset: Dataset,
+    *,
+    int8: bool = False,
+    path: Path | None = None,
+    images: int = 2000,
+) -> Exported:
+    """Write a model in another format and compare the two (notebook 09 introduces it).
+
+    What serving needs to know is written beside it, as ``NAME.json``.
+
+    Args:
+        source: From ``predict.find``.
+        form: A key of ``SUFFIXES``.
+        dataset: Validation images calibrate 8 bits and compare answers.
+        int8: Whether weights and activations become whole numbers of 8 bits.
+        path: Where to; None for beside the original.
+        images: How many validation images to compare answers on.
+
+    Returns:
+        What was written, and how it compares.
+
+    Raises:
+        ParameterError: There is no such format, or not with 8 bits.
+        CifarUtilsError: A package is missing, or the export answers differently; it is not kept
+            then.
+    """
+    if form not in SUFFIXES:
+        raise ParameterError(f"unknown format {form!r}; expected {', '.join(SUFFIXES)}")
+    if int8 and form == "savedmodel":
+        raise ParameterError("a SavedModel has no 8 bits; choose onnx or litert")
+    original = source.path.with_suffix(".keras")
+    model = models.load(original)
+    training.set_precision(model, "float32")
+    suffix = f".int8{SUFFIXES[form]}" if int8 else SUFFIXES[form]
+    path = path or original.with_name(f"{original.stem}{suffix or '_saved'}")
+    shown = dataset.validation.first(images)
+    with paths.atomic(path) as partial:
+        _WRITERS[form](model, partial, dataset.train.first(300).images if int8 else None)
+        exported = _compare(model, original, partial, path, shown.images, shown.labels)
+        if not int8 and exported.same < SAME:
+            raise CifarUtilsError(
+                f"the {form} export gives another class for {1 - exported.same:.2%} of images; "
+                f"at most {1 - SAME:.1%} are accepted, so it was not kept"
+            )
+    known = {
+        "model": source.name,
+        "temperature": source.temperature,
+        "score": source.score,
+        "least_score": source.least_score,
+    }
+    runs.write_json(path.with_name(path.name + ".json"), known)
+    return exported

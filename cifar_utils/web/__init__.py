@@ -1,0 +1,1 @@
+"""A page and an API that say what is on pictures."""

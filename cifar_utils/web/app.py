@@ -1,0 +1,298 @@
+"""The application: the page, the API, and what keeps both from being overrun."""
+
+import base64
+import io
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import flask
+import numpy as np
+import prometheus_client as prometheus
+from PIL import Image
+from werkzeug.exceptions import HTTPException
+
+import cifar_utils
+from cifar_utils import pictures, predict
+from cifar_utils.archives import CLASS_NAMES
+from cifar_utils.errors import CifarUtilsError, ParameterError, PictureError
+from cifar_utils.predict import Predictor, Source
+from cifar_utils.web import openapi
+from cifar_utils.web.limits import Busy, Gate, Rate
+
+_LOG = logging.getLogger("cifar_utils.web")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one server takes.
+
+    Attributes:
+        pictures: In one request.
+        body: Bytes of one request.
+        minute: Pictures of one client in a minute; 0 for any number.
+        inside: Requests worked on at a time.
+        waiting: Requests that wait meanwhile; one more is answered with 503.
+        patience: Seconds that one waits at most.
+    """
+
+    pictures: int = 16
+    body: int = 4 * pictures.MOST_BYTES
+    minute: int = 600
+    inside: int = 2
+    waiting: int = 16
+    patience: float = 5.0
+
+
+class Shelf:
+    """The models at hand; each is loaded when somebody asks for it, and stays.
+
+    Args:
+        sources: The first is the one that answers if none is named.
+    """
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self.sources = {source.name: source for source in sources}
+        self._loaded: dict[str, Predictor] = {}
+        self._lock = threading.Lock()
+
+    def predictor(self, name: str = "") -> Predictor:
+        """Return a predictor by the name of its model.
+
+        Raises:
+            ParameterError: There is no such model.
+        """
+        name = name or next(iter(self.sources))
+        if name not in self.sources:
+            raise ParameterError(f"no model is called {name!r}; see /api/models")
+        with self._lock:
+            if name not in self._loaded:
+                made = Predictor(self.sources[name])
+                made.logits(np.zeros((1, pictures.SIDE, pictures.SIDE, 3), np.uint8))
+                self._loaded[name] = made
+            return self._loaded[name]
+
+    def ready(self) -> bool:
+        """Return whether the first model is loaded."""
+        return next(iter(self.sources)) in self._loaded
+
+
+class Meters:
+    """What happened, for Prometheus."""
+
+    def __init__(self) -> None:
+        self.registry = prometheus.CollectorRegistry()
+        self.requests = prometheus.Counter(
+            "cifar_requests", "Requests", ["path", "status"], registry=self.registry
+        )
+        self.seconds = prometheus.Histogram(
+            "cifar_request_seconds",
+            "Seconds to answer a request",
+            ["path"],
+            buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
+            registry=self.registry,
+        )
+        self.pictures = prometheus.Counter(
+            "cifar_pictures", "Pictures judged", ["outcome"], registry=self.registry
+        )
+
+
+def _png(pixels: np.ndarray) -> str:
+    """Return an image as an address that holds it."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def _overlay(attention: np.ndarray) -> str:
+    """Return a map of 0 to 1 as a picture to lay over another: the more, the less transparent."""
+    layer = np.zeros((*attention.shape, 4), np.uint8)
+    layer[..., :3] = (230, 60, 0)
+    layer[..., 3] = (190 * attention).astype(np.uint8)
+    return _png(layer)
+
+
+def create(sources: Sequence[Source], limits: Limits | None = None) -> flask.Flask:
+    """Return the application (notebook 09 introduces it).
+
+    Args:
+        sources: Models to choose from; the first answers if none is named.
+        limits: What it takes.
+
+    Raises:
+        CifarUtilsError: There is no model, or the first cannot be loaded.
+    """
+    if not sources:
+        raise CifarUtilsError("there is no trained model to serve; make one with: cifar run")
+    limits = limits or Limits()
+    shelf, meters = Shelf(sources), Meters()
+    shelf.predictor()
+    gate, rate = Gate(limits.inside, limits.waiting, limits.patience), Rate(limits.minute)
+    app = flask.Flask(__name__)
+    app.config["MAX_CONTENT_LENGTH"] = limits.body
+    app.config["MAX_FORM_PARTS"] = limits.pictures + 8
+
+    @app.before_request
+    def begin() -> None:
+        flask.g.started = time.perf_counter()
+
+    @app.after_request
+    def end(response: flask.Response) -> flask.Response:
+        rule = flask.request.url_rule
+        path = rule.rule if rule else "unknown"
+        meters.requests.labels(path, response.status_code).inc()
+        meters.seconds.labels(path).observe(time.perf_counter() - flask.g.started)
+        response.headers.setdefault("Content-Security-Policy", _POLICY)
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers["Referrer-Policy"] = "no-referrer"
+        response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
+        response.headers["Permissions-Policy"] = "camera=(self), microphone=(), geolocation=()"
+        if flask.request.path.startswith("/api"):
+            response.headers["Cache-Control"] = "no-store"
+        return response
+
+    def refused(status: int, message: str, **headers: str) -> flask.Response:
+        response = flask.jsonify(error=message)
+        response.status_code = status
+        response.headers.update(headers)
+        return response
+
+    @app.errorhandler(PictureError)
+    def bad_picture(error: PictureError) -> flask.Response:
+        return refused(422, str(error))
+
+    @app.errorhandler(ParameterError)
+    def bad_parameter(error: ParameterError) -> flask.Response:
+        return refused(400, str(error))
+
+    @app.errorhandler(Busy)
+    def busy(error: Busy) -> flask.Response:
+        return refused(503, str(error), **{"Retry-After": f"{error.seconds:.0f}"})
+
+    @app.errorhandler(HTTPException)
+    def other(error: HTTPException) -> flask.Response:
+        if error.code == 413:
+            return refused(413, f"the request is too large; at most {limits.body:,} bytes are read")
+        return refused(error.code or 500, error.description or error.name)
+
+    @app.errorhandler(Exception)
+    def unexpected(error: Exception) -> flask.Response:
+        number = secrets.token_hex(4)
+        _LOG.error("error %s", number, exc_info=error)
+        return refused(500, f"something went wrong here; the log knows it as {number}")
+
+    def sent() -> list[tuple[str, bytes]]:
+        """Return names and contents of the pictures of this request."""
+        files = [each for name in ("picture", "pictures") for each in flask.request.files.getlist(name)]
+        if not files and flask.request.mimetype.startswith("image/"):
+            return [("", flask.request.get_data())]
+        if not files:
+            raise ParameterError("no picture was sent; send one as the form field 'picture'")
+        if len(files) > limits.pictures:
+            raise ParameterError(
+                f"{len(files)} pictures were sent; at most {limits.pictures} are taken at a time"
+            )
+        return [(each.filename or "", each.read(pictures.MOST_BYTES + 1)) for each in files]
+
+    def chosen() -> Predictor:
+        return shelf.predictor(flask.request.args.get("model", ""))
+
+    def judged(contents: Sequence[tuple[str, bytes]]) -> list[dict[str, Any]]:
+        rate.take(flask.request.remote_addr or "", len(contents))
+        predictor = chosen()
+        fit = flask.request.args.get("fit", "crop")
+        found: list[dict[str, Any]] = []
+        with gate.entered():
+            for name, content in contents:
+                try:
+                    picture = pictures.read(content, fit=fit)
+                except PictureError as error:
+                    meters.pictures.labels("refused").inc()
+                    found.append({"name": name, "error": str(error)})
+                    continue
+                (prediction,) = predictor.judge([picture])
+                meters.pictures.labels("known" if prediction.known else "unknown").inc()
+                record = {"name": name, **prediction.record(), "seen": _png(picture.pixels)}
+                found.append(record)
+        return found
+
+    @app.post("/api/predict")
+    def predict_one() -> flask.Response:
+        contents = sent()
+        if len(contents) > 1:
+            raise ParameterError("several pictures were sent; /api/predict/many takes them")
+        (record,) = judged(contents)
+        if "error" in record:
+            raise PictureError(record["error"])
+        return flask.jsonify(record)
+
+    @app.post("/api/predict/many")
+    def predict_many() -> flask.Response:
+        return flask.jsonify(results=judged(sent()))
+
+    @app.post("/api/explain")
+    def explain() -> flask.Response:
+        ((_, content),) = sent()[:1]
+        rate.take(flask.request.remote_addr or "")
+        predictor = chosen()
+        picture = pictures.read(content, fit=flask.request.args.get("fit", "crop"))
+        with gate.entered():
+            name, attention = _explained(predictor, picture.pixels)
+        return flask.jsonify(method=name, overlay=_overlay(attention))
+
+    @app.get("/api/models")
+    def models() -> flask.Response:
+        return flask.jsonify(
+            models=[
+                {"name": source.name, "calibrated": source.least_score is not None}
+                for source in shelf.sources.values()
+            ],
+            classes=list(CLASS_NAMES),
+        )
+
+    @app.get("/api/models/<path:name>/card")
+    def card(name: str) -> flask.Response:
+        source = shelf.sources.get(name)
+        path = source.path.parent / "MODEL_CARD.md" if source else None
+        if path is None or not path.is_file():
+            raise ParameterError(f"no card of {name!r} is here; cifar report writes them")
+        return flask.Response(path.read_text(encoding="utf-8"), mimetype="text/markdown")
+
+    @app.get("/openapi.json")
+    def description() -> flask.Response:
+        return flask.jsonify(openapi.describe(limits.pictures, cifar_utils.__version__))
+
+    @app.get("/api")
+    def documentation() -> str:
+        described = openapi.describe(limits.pictures, cifar_utils.__version__)
+        return flask.render_template("api.html", api=described)
+
+    @app.get("/")
+    def page() -> str:
+        return flask.render_template("page.html", limits=limits, classes=CLASS_NAMES)
+
+    @app.get("/healthz")
+    def health() -> flask.Response:
+        return flask.jsonify(status="ok")
+
+    @app.get("/readyz")
+    def ready() -> flask.Response:
+        return flask.jsonify(status="ready") if shelf.ready() else refused(503, "loading")
+
+    @app.get("/metrics")
+    def metrics() -> flask.Response:
+        text = prometheus.generate_latest(meters.registry)
+        return flask.Response(text, content_type=prometheus.CONTENT_TYPE_LATEST)
+
+    return app
+
+
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+    "connect-src 'self'; media-src 'self' blob:; form-action 'self'; base-uri 'none'; "
+    "frame-ancestors 'self'"
+)
