@@ -194,12 +194,37 @@ def test_results_are_whole_at_every_width(two_runs, capsys, monkeypatch, columns
     ]
     assert [row[:2] for row in rows[:2]] == [["01_first", "a"], ["01_first", "b"]]
     assert sorted(row[:2] for row in rows[2:6]) == validation
-    assert sorted(row[:2] for row in rows[6:]) == sorted([*means, ["01_first", "test"]])
+    assert sorted(row[:2] for row in rows[6:9]) == sorted([*means, ["01_first", "test"]])
+    assert rows[9:] == [
+        [
+            "02_second",
+            "01_first",
+            "validation",
+            "synthetic",
+            "smoke",
+            "2",
+            "+0.00",
+            "[+0.00, +0.00]",
+        ]
+    ]
     assert rows[0][2] == "smoke"
     assert rows[0][-6:] == ["1", "50.00", "[40.00, 60.00]", "99", "23,456", "3.2 s"]
-    titles = re.findall(r"^ *((?:test|validation|means).*?) *$", text, flags=re.MULTILINE)
-    warning = "synthetic images, which say nothing about CIFAR-10"
-    assert titles == [f"test, {warning}", f"validation, {warning}", "means over seeds"]
+    titles = re.findall(
+        r"^ *([\d,]+ (?:test|validation) .*?|means.*?|diff.*?) *$", text, flags=re.MULTILINE
+    )
+    warning = "synthetic, which say nothing about CIFAR-10"
+    assert titles == [
+        *(f"99 test images, {warning}", f"1,234 validation images, {warning}"),
+        *("means over seeds", "differences over seeds, paired"),
+    ]
+
+
+def test_results_need_no_backend(two_runs):
+    script = "import sys; from cifar_utils import cli; cli.main(['results', '--json', 'a'])"
+    command = [sys.executable, "-c", f"{script}; print(*sys.modules)"]
+    finished = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "01_first" in finished.stdout
+    assert not {"keras", "tensorflow", "jax", "sklearn"} & set(finished.stdout.split())
 
 
 def test_results_of_some_runs(two_runs, capsys):
