@@ -290,17 +290,19 @@ def reasons(
         found.append(f"On test it is better than {', '.join(ahead)}.")
     if len(behind):
         found.append(f"On test {', '.join(behind)} is better, so validation misled us.")
+    prices = board[list(costs)].astype(float)
+    shares = prices / prices.loc[chosen]
     for name in differences.index[same]:
         cheaper = [
-            f"{board.loc[name, cost] / board.loc[chosen, cost]:.0%} of its {what}"
-            for cost, what in costs.items()
-            if board.loc[name, cost] < board.loc[chosen, cost] / 2
+            f"{share:.0%} of its {costs[str(cost)]}"
+            for cost, share in shares.loc[name].items()
+            if share < 0.5
         ]
         if cheaper:
             found.append(f"{name} is within noise of it for {' and '.join(cheaper)}.")
         else:
             found.append(f"{name} is within noise of it and not much cheaper.")
-    failed = int(board.loc[chosen, "failed_tests"])
+    failed = int(board["failed_tests"].astype(int)[chosen])
     kind = "test" if failed == 1 else "tests"
     found.append(
         f"It fails {failed} {kind} of behaviour: look at them before anyone relies on it."

@@ -892,7 +892,6 @@ def intervals(
         raise ParameterError("there are no intervals to draw; expected at least one")
     for what, given in (("values", values), ("lows", lows), ("highs", highs)):
         _check_length(what, len(given), len(labels))
-    values, lows, highs = (np.asarray(given, float) for given in (values, lows, highs))
     figure = _figure(8, 0.42 * len(labels) + 1.2)
     axes = figure.subplots()
     places = np.arange(len(labels))
@@ -915,10 +914,11 @@ def intervals(
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.set_xlabel(f"{xlabel}, with 95% interval")
     if reference is None:
-        best = int(np.nanargmax(values))
-        _state(figure, f"Highest {xlabel}: {labels[best]}, {values[best]:.1%}")
+        highest, best = max(zip(values, labels, strict=True), key=lambda pair: pair[0])
+        _state(figure, f"Highest {xlabel}: {best}, {highest:.1%}")
     else:
-        clear = int(((lows > reference) | (highs < reference)).sum())
+        ends = zip(lows, highs, strict=True)
+        clear = sum(low > reference or high < reference for low, high in ends)
         _state(figure, f"{clear} of {len(labels)} intervals exclude {reference:.0%}")
     _plain(axes, "x")
     return figure
