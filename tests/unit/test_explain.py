@@ -155,7 +155,7 @@ def test_nearest_goes_by_the_angle():
     known = np.array([[1, 0], [0, 1], [1, 1], [-1, 0]])
     _, found = explain.neighbours(known, np.array([[0.1, 9], [-3, 0.1]]), 2)
     assert found.tolist() == [[1, 2], [3, 1]]
-    with pytest.raises(ParameterError, match="count is 5; expected 1 to 4"):
+    with pytest.raises(ParameterError, match="neighbours is 5; expected 1 to 4"):
         explain.neighbours(known, known, 5)
 
 
