@@ -8,9 +8,10 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from scipy import optimize, special
+from scipy import optimize
 
 from cifar_utils import evaluation
+from cifar_utils.confidence import highest_probability
 from cifar_utils.errors import CifarUtilsError, ParameterError, nearest
 from cifar_utils.evaluation import Interval
 
@@ -28,11 +29,6 @@ def _binned(confidence: np.ndarray, bins: int, kind: Bins) -> tuple[np.ndarray, 
     if kind == "mass":
         edges = np.unique([0.0, *np.quantile(confidence, edges[1:-1]), 1.0])
     return edges, np.clip(np.searchsorted(edges, confidence) - 1, 0, len(edges) - 2)
-
-
-def _confidence(logits: np.ndarray) -> np.ndarray:
-    """Return the highest probability of each image, float64 ``(N,)``."""
-    return special.softmax(logits.astype(np.float64), axis=1).max(axis=1)
 
 
 def reliability(
@@ -53,7 +49,7 @@ def reliability(
     Raises:
         ParameterError: There are no such bins.
     """
-    right, confidence = evaluation.right(logits, labels), _confidence(logits)
+    right, confidence = evaluation.right(logits, labels), highest_probability(logits)
     edges, place = _binned(confidence, bins, kind)
     rows = []
     for number in np.unique(place):
@@ -85,8 +81,8 @@ def calibration_error(
 
     The mean distance of confidence from accuracy over bins, weighted by their images (Guo et al.,
     arXiv 1706.04599; bins of equal mass: Nixon et al., arXiv 1904.01685). The estimate is never
-    below zero and therefore too high for few images; the interval is of basic bootstrap type,
-    which allows for that.
+    below zero and therefore too high for few images. The interval is of basic bootstrap type: it
+    covers an error that is well above what chance alone gives, see ``error_by_chance``.
 
     Args:
         logits: float ``(N, K)``.
@@ -98,7 +94,7 @@ def calibration_error(
     Raises:
         ParameterError: There are no such bins.
     """
-    confidence = _confidence(logits)
+    confidence = highest_probability(logits)
     excess, count = confidence - evaluation.right(logits, labels), len(labels)
     edges, place = _binned(confidence, bins, kind)
 
@@ -114,6 +110,33 @@ def calibration_error(
     ]
     low, high = np.quantile(drawn, [0.025, 0.975])
     return Interval(found, max(0.0, 2 * found - high), max(0.0, 2 * found - low))
+
+
+def error_by_chance(
+    logits: np.ndarray, *, bins: int = 15, kind: Bins = "width", draws: int = 500
+) -> float:
+    """Return the calibration error that a calibrated model stays below in 95% of cases.
+
+    A model with these confidences that is right as often as it says, on as many images: drawn
+    many times. An error below this says nothing against the probabilities.
+
+    Args:
+        logits: float ``(N, K)``.
+        bins: How many at most.
+        kind: As for ``calibration_error``.
+        draws: How often.
+
+    Raises:
+        ParameterError: There are no such bins.
+    """
+    confidence = highest_probability(logits)
+    edges, place = _binned(confidence, bins, kind)
+    generator = np.random.default_rng(0)
+    errors = []
+    for _ in range(draws):
+        excess = confidence - (generator.random(len(confidence)) < confidence)
+        errors.append(np.abs(np.bincount(place, excess, len(edges) - 1)).sum() / len(confidence))
+    return float(np.quantile(errors, 0.95))
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -155,7 +178,7 @@ def selective(logits: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
         from which on an answer is given; ``coverage``, the share of images that get one;
         ``accuracy`` among those. The last row has all images.
     """
-    right, confidence = evaluation.right(logits, labels), _confidence(logits)
+    right, confidence = evaluation.right(logits, labels), highest_probability(logits)
     order = np.argsort(-confidence, kind="stable")
     answered = np.arange(1, len(labels) + 1)
     last = np.append(np.diff(confidence[order]) != 0, True)
@@ -194,7 +217,8 @@ def summary(
 
     Returns:
         A row a model, named by the index: ``temperature``; calibration error ``before`` and
-        ``after``, with its interval, and after with bins of equal mass; ``answered_at_95``, the
+        ``after``, with its interval, after with bins of equal mass, and what a calibrated model
+        stays below ``by chance``; ``answered_at_95``, the
         share of images that can be answered with an accuracy of 95%.
     """
     rows = {}
@@ -204,6 +228,7 @@ def summary(
             "temperature": temperatures[name],
             "before": str(calibration_error(outputs, labels)),
             "after": str(calibration_error(mended, labels)),
+            "by chance": f"{error_by_chance(mended):.1%}",
             "after, equal mass": str(calibration_error(mended, labels, kind="mass")),
             "answered_at_95": coverage_at(selective(mended, labels), 0.95),
         }

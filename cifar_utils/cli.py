@@ -242,8 +242,8 @@ def _results(options: argparse.Namespace) -> None:
         print(f"no results yet in {paths.artifacts_dir()}; make some with: cifar run")
     else:
         _show(tables(rows))
-        if seeds := leaderboard.over_seeds(rows):
-            _show([_seeds_table(seeds)])
+        if seeds := leaderboard.over_seeds(chosen):
+            _show([_seeds_table(seeds), *_gaps_table(leaderboard.gaps_over_seeds(chosen))])
         if len(options.runs) == 2:
             _show(_comparison(*chosen))
 
@@ -417,6 +417,22 @@ def _seeds_table(found: "list[leaderboard.Seeds]") -> "Table":
     return table
 
 
+def _gaps_table(found: "list[leaderboard.Gap]") -> "list[Table]":
+    """Return a table of differences over seeds, if there are any."""
+    if not found:
+        return []
+    left = ("stage", "minus", "split", "data", "profile")
+    table = _table("differences over seeds, paired", left, ("seeds", "points  [95%]"))
+    for row in found:
+        table.add_row(*_cells(*row[:-1], _points(*row.difference)))
+    return [table]
+
+
+def _points(value: float, low: float, high: float) -> str:
+    """Return a difference of shares and its interval in points."""
+    return f"{100 * value:+.2f}  [{100 * low:+.2f}, {100 * high:+.2f}]"
+
+
 def _comparison(first: "runs.Run", second: "runs.Run") -> "list[Table]":
     """Return tables of what two runs differ in, and of how their results do."""
     from cifar_utils import leaderboard
@@ -431,11 +447,9 @@ def _comparison(first: "runs.Run", second: "runs.Run") -> "list[Table]":
     )
     for change in leaderboard.changes(first, second):
         gap, verdict = None, "other images"
-        if change.gap is not None:
-            gap = f"{100 * change.gap.value:+.2f}  " + "[{:+.2f}, {:+.2f}]".format(
-                *(100 * end for end in change.gap[1:])
-            )
-            verdict = "within noise" if change.gap.low <= 0 <= change.gap.high else "different"
+        if change.gap is not None and change.p_holm is not None:
+            gap = _points(*change.gap)
+            verdict = "different" if change.p_holm < 0.05 else "within noise"
         shares = (f"{100 * each.value:.2f}" for each in (change.first, change.second))
         outcome.add_row(*_cells(change.stage, change.split, *shares, gap, verdict))
     return [each for each in (settings, outcome) if each.row_count]

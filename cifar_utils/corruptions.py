@@ -2,7 +2,8 @@
 
 The families and strengths of CIFAR-10-C (Hendrycks and Dietterich, arXiv 1903.12261), in five
 severities; the random parts are drawn anew, so results are near those on CIFAR-10-C, not the same.
-Frost is left out, because it needs photographs of frost.
+Elastic distortion has strengths of its own and no shear, motion blur takes all directions, and
+frost is left out, because it needs photographs of frost.
 """
 
 import io

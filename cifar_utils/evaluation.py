@@ -3,7 +3,7 @@
 import math
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import keras
@@ -236,6 +236,15 @@ def mcnemar(logits: np.ndarray, other: np.ndarray, labels: np.ndarray) -> float:
     return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
+def holm(p: Sequence[float]) -> list[float]:
+    """Return p-values that allow for how many there are (Holm 1979), in the order given."""
+    ranked = np.argsort(p, kind="stable")
+    steps = np.asarray(p, float)[ranked] * np.arange(len(p), 0, -1)
+    found = np.empty(len(p))
+    found[ranked] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return found.tolist()
+
+
 def against(logits: dict[str, np.ndarray], labels: np.ndarray, reference: str) -> pd.DataFrame:
     """Set one model against each of the others (notebook 06 introduces it).
 
@@ -257,11 +266,50 @@ def against(logits: dict[str, np.ndarray], labels: np.ndarray, reference: str) -
         rows[name] = {"difference": gap.value, "low": gap.low, "high": gap.high, "p": p}
     columns = ["difference", "low", "high", "p"]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
-    ranked = table["p"].sort_values()
-    steps = ranked * np.arange(len(ranked), 0, -1)
-    table["p_holm"] = steps.cummax().clip(upper=1.0)
+    table["p_holm"] = holm(table["p"].tolist())
     table["verdict"] = np.where(table["p_holm"] < 0.05, "different", "within noise")
     return table.loc[[name for name in logits if name != reference]]
+
+
+def reasons(
+    board: pd.DataFrame, differences: pd.DataFrame, chosen: str, costs: Mapping[str, str]
+) -> list[str]:
+    """Return what speaks for a model and what against it, in sentences (notebook 06).
+
+    Args:
+        board: A row a model, named by the index: ``failed_tests`` and a column for each cost.
+        differences: What ``against`` returned for the chosen model.
+        chosen: The model with the highest validation accuracy.
+        costs: Column to what it is, with its unit.
+    """
+    found = [f"{chosen} had the highest validation accuracy."]
+    same = differences["verdict"] == "within noise"
+    ahead = differences.index[~same & (differences["difference"] > 0)]
+    behind = differences.index[~same & (differences["difference"] < 0)]
+    if len(ahead):
+        found.append(f"On test it is better than {', '.join(ahead)}.")
+    if len(behind):
+        found.append(f"On test {', '.join(behind)} is better, so validation misled us.")
+    prices = board[list(costs)].astype(float)
+    shares = prices / prices.loc[chosen]
+    for name in differences.index[same]:
+        cheaper = [
+            f"{share:.0%} of its {costs[str(cost)]}"
+            for cost, share in shares.loc[name].items()
+            if share < 0.5
+        ]
+        if cheaper:
+            found.append(f"{name} is within noise of it for {' and '.join(cheaper)}.")
+        else:
+            found.append(f"{name} is within noise of it and not much cheaper.")
+    failed = int(board["failed_tests"].astype(int)[chosen])
+    kind = "test" if failed == 1 else "tests"
+    found.append(
+        f"It fails {failed} {kind} of behaviour: look at them before anyone relies on it."
+        if failed
+        else "It passes all tests of behaviour."
+    )
+    return found
 
 
 def difference(

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
-from scipy import ndimage, stats
+from scipy import stats
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import normalize
 
@@ -68,7 +68,8 @@ def grad_cam(
 
     Grad-CAM (Selvaraju et al., arXiv 1610.02391): the channels of a late feature map, weighted by
     how much each would raise the class's logit, summed, negative ones set to zero. The map is the
-    last one with at least 4 x 4 places, so it is coarse: it says where, not what.
+    last one with at least 4 x 4 places, in ResNet50 the last one that a stage begins with, so it is
+    coarse: it says where, not what.
 
     Args:
         model: From uint8 ``(N, 32, 32, 3)`` images to ``(N, K)`` logits.
@@ -138,13 +139,29 @@ def occlusion(
     logits = logits.reshape(len(hidden), len(images), -1)
     wanted = logits[:, np.arange(len(images)), classes]
     maps = np.maximum(wanted[0] - wanted[1:], 0).T
-    return _scaled(maps.reshape(-1, len(rows), len(columns)), (height, width))
+    maps = maps.reshape(-1, len(rows), len(columns))
+    return _scaled(maps, (height, width), side / 2, step)
 
 
-def _scaled(maps: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Return maps of a shape, of 0 to 1."""
-    factors = (1, shape[0] / maps.shape[1], shape[1] / maps.shape[2])
-    large = ndimage.zoom(maps.astype(np.float32), factors, order=1, grid_mode=True, mode="nearest")
+def _between(size: int, count: int, first: float, step: float) -> np.ndarray:
+    """Return weights ``(size, count)`` that give pixels values between those of places.
+
+    The centre of place ``n`` is ``first + n * step`` pixels from the edge; outside all centres a
+    pixel gets the value of the nearest place.
+    """
+    where = np.clip((np.arange(size) + 0.5 - first) / step, 0, count - 1)
+    return np.maximum(0, 1 - np.abs(where[:, None] - np.arange(count))).astype(np.float32)
+
+
+def _scaled(
+    maps: np.ndarray, shape: tuple[int, int], first: float | None = None, step: float | None = None
+) -> np.ndarray:
+    """Return maps of a shape, of 0 to 1; by default their places share the image evenly."""
+    rows, columns = (
+        _between(side, count, first or side / count / 2, step or side / count)
+        for side, count in zip(shape, maps.shape[1:], strict=True)
+    )
+    large = rows @ maps.astype(np.float32) @ columns.T
     highest = large.max(axis=(1, 2), keepdims=True)
     return np.divide(large, highest, out=np.zeros_like(large), where=highest > 0)
 
@@ -209,8 +226,10 @@ def last_features(model: keras.Model) -> keras.Model:
     return keras.Model(model.input, model.get_layer("logits").input, name=f"{model.name}_features")
 
 
-def nearest(known: np.ndarray, features: np.ndarray, count: int = 5) -> np.ndarray:
-    """Return the known images most alike, by the angle between features (notebook 06).
+def neighbours(
+    known: np.ndarray, features: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the known features most alike, by the angle between them (notebook 06).
 
     Args:
         known: float ``(M, D)``.
@@ -218,13 +237,24 @@ def nearest(known: np.ndarray, features: np.ndarray, count: int = 5) -> np.ndarr
         count: How many, 1 to M.
 
     Returns:
-        Indices, int64 ``(N, count)``, the most alike first.
+        Distances of the features scaled to length one, float ``(N, count)``, ascending, and their
+        indices, int64 ``(N, count)``.
 
     Raises:
         ParameterError: There are not as many.
+        DataError: The features are of different widths, or not finite.
     """
     if not 1 <= count <= len(known):
-        raise ParameterError(f"count is {count}; expected 1 to {len(known)}")
+        raise ParameterError(
+            f"the number of neighbours is {count}; expected 1 to {len(known)}, all known features"
+        )
+    if known.ndim != 2 or known.shape[1:] != features.shape[1:]:
+        raise DataError(
+            f"known features {known.shape} and features {features.shape}: expected (M, D) and "
+            "(N, D)"
+        )
+    if not (np.isfinite(known).all() and np.isfinite(features).all()):
+        raise DataError("the features are not all finite; the model has diverged, train again")
     search = NearestNeighbors(n_neighbors=count, algorithm="brute")
     search.fit(normalize(known.astype(np.float32)))
-    return search.kneighbors(normalize(features.astype(np.float32)), return_distance=False)
+    return search.kneighbors(normalize(features.astype(np.float32)))

@@ -49,15 +49,18 @@ def candidates(dataset: Dataset, *, filters: int = 256, seed: int = 0) -> pd.Dat
             "suggested": suggested,
             "given_probability": probabilities[everyone, labels],
             "suggested_probability": probabilities[everyone, suggested],
-            "issue": _issues(labels, probabilities),
+            "issue": _issues(labels, probabilities, known),
         }
     )
     margin = frame["given_probability"] - frame["suggested_probability"]
     return frame.iloc[np.argsort(margin, kind="stable")].reset_index(drop=True)
 
 
-def _issues(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Return which labels cleanlab counts as wrong, bool ``(N,)``; without it none."""
+def _issues(labels: np.ndarray, probabilities: np.ndarray, known: int) -> np.ndarray:
+    """Return which labels cleanlab counts as wrong, bool ``(N,)``; without it none.
+
+    Those after the first ``known`` have no say in what is counted among these.
+    """
     try:
         with warnings.catch_warnings():
             # It imports tqdm's notebook bars, which complain where ipywidgets is not installed.
@@ -69,4 +72,6 @@ def _issues(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
             "get it with: pip install 'cifar-utils[audit]'"
         )
         return np.zeros(len(labels), bool)
-    return find_label_issues(labels, probabilities, n_jobs=1)
+    found = find_label_issues(labels, probabilities, n_jobs=1)
+    found[:known] = find_label_issues(labels[:known], probabilities[:known], n_jobs=1)
+    return found

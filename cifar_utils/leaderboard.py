@@ -2,14 +2,15 @@
 
 import math
 import statistics
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from scipy import stats
 
-from cifar_utils import evaluation, runs
-from cifar_utils.evaluation import Interval
+from cifar_utils import runs
+
+if TYPE_CHECKING:
+    from cifar_utils.evaluation import Interval
 
 Row = dict[str, Any]
 """A result, see ``runs.Result``."""
@@ -30,22 +31,26 @@ def comparable(rows: Iterable[Row]) -> dict[str, list[Row]]:
         By title: test before validation, official images before modified before synthetic ones.
     """
     kinds, splits = ("official", "modified", "synthetic"), ("test", "validation")
-    groups: dict[tuple[int, int, str], list[Row]] = {}
+    groups: dict[tuple[int, int, int, str], list[Row]] = {}
     for row in _measured(rows):
-        key = splits.index(row["split"]), kinds.index(row["data"]), row["data_fingerprint"]
-        groups.setdefault(key, []).append(row)
-    same = [key[:2] for key in groups]
+        place = splits.index(row["split"]), kinds.index(row["data"])
+        groups.setdefault((*place, -row["n"], _fingerprint(row)), []).append(row)
+    same = [key[:3] for key in groups]
     found = {}
     for key in sorted(groups):
-        split, kind, fingerprint = splits[key[0]], kinds[key[1]], key[2]
-        title = f"{split}, {kind} images"
-        if same.count(key[:2]) > 1:
-            title += f" {fingerprint[:8]}"
-        if kind == "synthetic":
+        title = f"{-key[2]:,} {splits[key[0]]} images, {kinds[key[1]]}"
+        if same.count(key[:3]) > 1:
+            title += f" {key[3][:8]}"
+        if kinds[key[1]] == "synthetic":
             title += ", which say nothing about CIFAR-10"
         order = sorted(groups[key], key=lambda row: (-row["accuracy"], row["run"], row["stage"]))
         found[title] = order
     return found
+
+
+def _fingerprint(row: Row) -> str:
+    """Return what identifies the images; results of the first versions do not say it."""
+    return row.get("data_fingerprint") or ""
 
 
 class Seeds(NamedTuple):
@@ -67,32 +72,98 @@ class Seeds(NamedTuple):
     profile: str
     pretraining: str
     seeds: int
-    accuracy: Interval
+    accuracy: "Interval"
 
 
-def over_seeds(rows: Iterable[Row]) -> list[Seeds]:
-    """Return the mean over seeds of results that differ in nothing else (notebook 06).
+class Gap(NamedTuple):
+    """What several seeds say of two trainings.
+
+    Attributes:
+        best: Name of the stage with the higher mean.
+        other: Name of another.
+        split: ``validation`` or ``test``.
+        data: ``official``, ``modified`` or ``synthetic``.
+        profile: Name of the profile.
+        seeds: That both have.
+        difference: Mean of best minus other, seed by seed, with its 95% interval for other seeds.
+    """
+
+    best: str
+    other: str
+    split: str
+    data: str
+    profile: str
+    seeds: int
+    difference: "Interval"
+
+
+def _mean(values: Sequence[float]) -> "Interval":
+    """Return a mean over seeds with its 95% interval by Student's distribution."""
+    from scipy import stats
+
+    from cifar_utils.evaluation import Interval
+
+    mean = statistics.mean(values)
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    reach = float(stats.t.ppf(0.975, len(values) - 1)) * error
+    return Interval(mean, mean - reach, mean + reach)
+
+
+def _by_seed(opened: Iterable[runs.Run]) -> dict[tuple[Any, ...], dict[int, float]]:
+    """Return accuracies by what was trained and judged in the same way, then by seed."""
+    groups: dict[tuple[Any, ...], dict[int, float]] = {}
+    for run in sorted(opened, key=lambda run: run.manifest["created"]):
+        for row in _measured(run.results()):
+            settings = tuple(map(str, sorted(_parameters(run, row["stage"]).items())))
+            key = (
+                *(row["split"], row["data"], row["profile"], row["n"], _fingerprint(row)),
+                *(row["stage"], row["pretraining"], row["parameters"], settings),
+            )
+            groups.setdefault(key, {})[row["seed"]] = row["accuracy"]
+    return groups
+
+
+def over_seeds(opened: Iterable[runs.Run]) -> list[Seeds]:
+    """Return the mean over seeds of what was trained with the same settings (notebook 06).
 
     Args:
-        rows: As ``runs.Run.results`` returns them, of several runs.
+        opened: Several runs.
 
     Returns:
-        One for each stage with at least two seeds; the newest result where a seed has several.
+        One for each training with at least two seeds; the newest result where a seed has several.
     """
-    same = ("stage", "split", "data", "data_fingerprint", "profile", "pretraining", "parameters")
-    groups: dict[tuple[Any, ...], dict[int, float]] = {}
-    for row in _measured(rows):
-        key = tuple(row[name] for name in same)
-        groups.setdefault(key, {})[row["seed"]] = row["accuracy"]
     found = []
-    for (stage, split, data, _, profile, pretraining, _), each in groups.items():
+    for key, each in _by_seed(opened).items():
+        split, data, profile, _, _, stage, pretraining, *_ = key
         if len(each) > 1:
-            mean = statistics.mean(each.values())
-            error = statistics.stdev(each.values()) / math.sqrt(len(each))
-            reach = float(stats.t.ppf(0.975, len(each) - 1)) * error
-            interval = Interval(mean, max(0.0, mean - reach), min(1.0, mean + reach))
-            found.append(Seeds(stage, split, data, profile, pretraining, len(each), interval))
+            mean = _mean(list(each.values()))
+            within = mean._replace(low=max(0.0, mean.low), high=min(1.0, mean.high))
+            found.append(Seeds(stage, split, data, profile, pretraining, len(each), within))
     return found
+
+
+def gaps_over_seeds(opened: Iterable[runs.Run]) -> list[Gap]:
+    """Return how far the training with the highest mean is ahead of others (notebook 06).
+
+    Args:
+        opened: Several runs.
+
+    Returns:
+        One for each other training that shares at least two seeds with the best on the same images.
+    """
+    rivals: dict[tuple[Any, ...], dict[str, dict[int, float]]] = {}
+    for (*images, stage, _, _, _), each in _by_seed(opened).items():
+        if len(each) > 1:
+            rivals.setdefault(tuple(images), {})[stage] = each
+    found = []
+    for (split, data, profile, _, _), stages in rivals.items():
+        best = max(stages, key=lambda stage: statistics.mean(stages[stage].values()))
+        for other in stages.keys() - {best}:
+            shared = stages[best].keys() & stages[other].keys()
+            if len(shared) > 1:
+                gap = _mean([stages[best][seed] - stages[other][seed] for seed in shared])
+                found.append(Gap(best, other, split, data, profile, len(shared), gap))
+    return sorted(found, key=lambda gap: gap[:5])
 
 
 class Differing(NamedTuple):
@@ -109,18 +180,21 @@ class Differing(NamedTuple):
     second: Any
 
 
+def _parameters(run: runs.Run, stage: str) -> dict[str, Any]:
+    """Return the parameters of a stage's notebook, without those that every notebook has."""
+    path = run.stage(stage).folder / "stage.json"
+    values = runs.read_json(path)["parameters"] if path.is_file() else {}
+    return {name: values[name] for name in sorted(values.keys() - runs.COMMON)}
+
+
 def _settings(run: runs.Run) -> dict[str, Any]:
     """Return what a run was made with, flat."""
     manifest = run.manifest
     found = {name: manifest.get(name) for name in ("profile", "seed", "hardware", "git_commit")}
     found |= {f"data.{name}": manifest["data"].get(name) for name in ("kind", "fingerprint")}
     found |= {f"versions.{name}": version for name, version in manifest["versions"].items()}
-    for name in runs.STAGES:
-        path = run.stage(name).folder / "stage.json"
-        if path.is_file():
-            values = runs.read_json(path)["parameters"]
-            own = values.keys() - {"PROFILE", "DATA", "SEED", "RUN"}
-            found |= {f"{name}.{parameter}": values[parameter] for parameter in sorted(own)}
+    for stage in runs.STAGES:
+        found |= {f"{stage}.{name}": value for name, value in _parameters(run, stage).items()}
     return found
 
 
@@ -143,33 +217,41 @@ class Change(NamedTuple):
         first: Accuracy in the one run, with its interval.
         second: Accuracy in the other.
         gap: The second minus the first, paired; None where they were measured on other images.
+        p_holm: McNemar's p, allowing for the number of comparisons; None where there is no gap.
     """
 
     stage: str
     split: str
-    first: Interval
-    second: Interval
-    gap: Interval | None
+    first: "Interval"
+    second: "Interval"
+    gap: "Interval | None"
+    p_holm: float | None
 
 
 def changes(first: runs.Run, second: runs.Run) -> list[Change]:
     """Return how the results of two runs differ, for stages that both have."""
-    found = []
+    from cifar_utils import evaluation
+
+    found: list[Change] = []
     for name in runs.STAGES:
         for split in ("validation", "test"):
             stages = first.stage(name), second.stage(name)
             if all((stage.folder / f"{split}.npz").is_file() for stage in stages):
                 (logits, labels), (others, theirs) = (stage.load_logits(split) for stage in stages)
-                same = np.array_equal(labels, theirs) and (
+                accuracies = (
+                    evaluation.accuracy(logits, labels),
+                    evaluation.accuracy(others, theirs),
+                )
+                gap = p = None
+                if np.array_equal(labels, theirs) and (
                     first.manifest["data"]["fingerprint"] == second.manifest["data"]["fingerprint"]
-                )
-                found.append(
-                    Change(
-                        name,
-                        split,
-                        evaluation.accuracy(logits, labels),
-                        evaluation.accuracy(others, theirs),
-                        evaluation.difference(others, logits, labels) if same else None,
-                    )
-                )
-    return found
+                ):
+                    gap = evaluation.difference(others, logits, labels)
+                    p = evaluation.mcnemar(others, logits, labels)
+                found.append(Change(name, split, *accuracies, gap, p))
+    paired = [change.p_holm for change in found if change.p_holm is not None]
+    corrected = iter(evaluation.holm(paired))
+    return [
+        change if change.p_holm is None else change._replace(p_holm=next(corrected))
+        for change in found
+    ]

@@ -11,8 +11,6 @@ import keras
 import numpy as np
 import pandas as pd
 from sklearn import metrics
-from sklearn.neighbors import NearestNeighbors
-from sklearn.preprocessing import normalize
 
 from cifar_utils import evaluation, explain, models, training
 from cifar_utils.confidence import FROM_LOGITS
@@ -38,21 +36,7 @@ def feature_nearness(known: np.ndarray, features: np.ndarray, neighbours: int = 
         ParameterError: There are not as many.
         DataError: The features are of different widths, or not finite.
     """
-    if not 1 <= neighbours <= len(known):
-        raise ParameterError(
-            f"neighbours is {neighbours}; expected 1 to {len(known)}, the number of known features"
-        )
-    if known.ndim != 2 or known.shape[1:] != features.shape[1:]:
-        raise DataError(
-            f"known features {known.shape} and features {features.shape}: expected (M, D) and "
-            "(N, D)"
-        )
-    if not (np.isfinite(known).all() and np.isfinite(features).all()):
-        raise DataError("the features are not all finite; the model has diverged, train again")
-    search = NearestNeighbors(n_neighbors=neighbours, algorithm="brute")
-    search.fit(normalize(known.astype(np.float32)))
-    distances, _ = search.kneighbors(normalize(features.astype(np.float32)))
-    return -distances[:, -1]
+    return -explain.neighbours(known, features, neighbours)[0][:, -1]
 
 
 class Detection(NamedTuple):
@@ -138,16 +122,16 @@ def scores(model: keras.Model, known: np.ndarray, images: np.ndarray) -> dict[st
 
     Args:
         model: From uint8 ``(N, 32, 32, 3)`` images to logits, see ``explain.last_features``.
-        known: Training images, uint8 ``(M, 32, 32, 3)``.
+        known: What its ``last_features`` are of training images, float ``(M, D)``.
         images: uint8 ``(N, 32, 32, 3)``.
 
     Returns:
         By name, float ``(N,)``; higher for what looks like the classes.
     """
-    logits, eye = evaluation.predict_logits(model, images), explain.last_features(model)
-    seen, before = (evaluation.predict_logits(eye, each) for each in (images, known))
+    logits = evaluation.predict_logits(model, images)
+    seen = evaluation.predict_logits(explain.last_features(model), images)
     found = {name: score(logits) for name, score in FROM_LOGITS.items()}
-    return {**found, "nearness of features": feature_nearness(before, seen)}
+    return {**found, "nearness of features": feature_nearness(known, seen)}
 
 
 def never_seen(
@@ -168,10 +152,11 @@ def never_seen(
     keras.utils.set_random_seed(seed)
     model, kept = models.build("baseline_cnn"), ~np.isin(train.labels, classes)
     training.fit(model, Split(train.images[kept], train.labels[kept]), None, recipe, seed=seed)
+    known = evaluation.predict_logits(explain.last_features(model), train.images[kept])
     inside = ~np.isin(test.labels, classes)
     return {
         name: detection(found[inside], found[~inside])
-        for name, found in scores(model, train.images[kept], test.images).items()
+        for name, found in scores(model, known, test.images).items()
     }
 
 

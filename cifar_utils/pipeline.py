@@ -659,8 +659,17 @@ def run(
             resume = request.command(stages[place:])
             raise KeyboardInterrupt(f"interrupted in {stage}\ngo on with: {resume}") from error
         finally:
-            report.write(opened)
+            _report(opened)
     return opened
+
+
+def _report(run: runs.Run) -> None:
+    """Write the run's page; if that fails, say so, and let nothing else be lost by it."""
+    try:
+        report.write(run)
+    # Above all it must not take the place of the error that ended the run.
+    except Exception as error:
+        _say(f"Note: the page was not written ({error}); try again: cifar report {run.name}")
 
 
 def _warn_of_old(request: _Request, stages: set[str]) -> None:
@@ -689,4 +698,4 @@ def _one(stage: runs.Stage, values: dict[str, Any], place: str, fresh: bool) -> 
         shutil.rmtree(stage.backup, ignore_errors=True)
     _say(f"{place} {stage.name}")
     _say(f"        done in {report.duration(_run_stage(stage, values, digest))}")
-    report.write(stage.run)
+    _report(stage.run)

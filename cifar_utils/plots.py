@@ -7,6 +7,8 @@ said by colour alone. Figures never touch pyplot: a notebook cell shows one by e
 import io
 import math
 import textwrap
+from collections.abc import Sequence
+from itertools import cycle
 from typing import Any
 
 import matplotlib
@@ -867,9 +869,9 @@ def confusion_matrices(matrices: dict[str, np.ndarray], names: tuple[str, ...]) 
 @_styled
 def intervals(
     labels: list[str],
-    values: list[float],
-    lows: list[float],
-    highs: list[float],
+    values: Sequence[float],
+    lows: Sequence[float],
+    highs: Sequence[float],
     xlabel: str,
     reference: float | None = None,
 ) -> Figure:
@@ -912,10 +914,11 @@ def intervals(
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.set_xlabel(f"{xlabel}, with 95% interval")
     if reference is None:
-        best = int(np.nanargmax(values))
-        _state(figure, f"Highest {xlabel}: {labels[best]}, {values[best]:.1%}")
+        highest, best = max(zip(values, labels, strict=True), key=lambda pair: pair[0])
+        _state(figure, f"Highest {xlabel}: {best}, {highest:.1%}")
     else:
-        clear = int(((np.array(lows) > reference) | (np.array(highs) < reference)).sum())
+        ends = zip(lows, highs, strict=True)
+        clear = sum(low > reference or high < reference for low, high in ends)
         _state(figure, f"{clear} of {len(labels)} intervals exclude {reference:.0%}")
     _plain(axes, "x")
     return figure
@@ -1070,7 +1073,7 @@ def selective(curves: dict[str, pd.DataFrame]) -> Figure:
     figure = _figure(8, 4)
     axes = figure.subplots()
     for (title, curve), color, style in zip(
-        curves.items(), PALETTE, ("-", "--", "-.", ":", "-", "--", "-."), strict=False
+        curves.items(), cycle(PALETTE), cycle(("-", "--", "-.", ":")), strict=False
     ):
         axes.plot(curve["coverage"], curve["accuracy"], style, color=color, label=title, lw=2)
     half = {
@@ -1106,11 +1109,13 @@ def severities(table: pd.DataFrame, clean: dict[str, float]) -> Figure:
     for axes, family in zip(panels, families, strict=True):
         inside = table[table["family"] == family]
         means = inside.groupby(["model", "severity"])["accuracy"].mean()
-        for (title, start), color, marker in zip(clean.items(), PALETTE, "os^Dv<>", strict=False):
+        for (title, start), color, marker in zip(
+            clean.items(), cycle(PALETTE), cycle("os^Dv<>X"), strict=False
+        ):
             line = means[title]
             axes.plot([0, *line.index], [start, *line], color=color, marker=marker, label=title)
         lost = max(start - means[title].iloc[-1] for title, start in clean.items())
-        axes.set_title(f"{family}: at most\n{100 * lost:.0f} points lost")
+        axes.set_title(f"{family}: up to {100 * lost:.0f}\npoints lost, mean")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         _plain(axes, "y")
@@ -1171,7 +1176,9 @@ def trade_off(frame: pd.DataFrame, costs: dict[str, str]) -> Figure:
     figure = _figure(3.0 * len(costs) + 0.7, 3.7)
     panels = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
     for axes, (column, label) in zip(panels, costs.items(), strict=True):
-        for row, color, marker in zip(range(len(frame)), PALETTE, "os^Dv<>", strict=False):
+        for row, color, marker in zip(
+            range(len(frame)), cycle(PALETTE), cycle("os^Dv<>X"), strict=False
+        ):
             model = frame.iloc[row]
             axes.vlines(
                 model[column], model["accuracy_low"], model["accuracy_high"], color=color, lw=2

@@ -78,13 +78,18 @@ def _figures(run: runs.Run) -> list[dict[str, str]]:
     return found
 
 
+def _metrics(stage: runs.Stage) -> dict[str, Any]:
+    """Return the stage's metrics, nothing if it has left none."""
+    return stage.metrics() if (stage.folder / "metrics.json").is_file() else {}
+
+
 def _verdict(run: runs.Run, rows: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return the test row of the model that the run chose; None before it did."""
-    for name in runs.STAGES:
-        if run.stage(name).finished() and (chosen := run.stage(name).metrics().get("chosen")):
-            for row in rows:
-                if row["split"] == "test" and row["stage"].partition("_")[2] == chosen:
-                    return row
+    """Return the test row of the model that the run chose, and why; None before it did."""
+    for metrics in (_metrics(run.stage(name)) for name in runs.STAGES):
+        for row in rows:
+            title = row["stage"].partition("_")[2]
+            if row["split"] == "test" and title == metrics.get("chosen"):
+                return {**row, "model": title, "reasons": metrics.get("reasons", "")}
     return None
 
 
@@ -102,8 +107,8 @@ def write(run: runs.Run) -> Path:
         stage = run.stage(name)
         if record := stage.finished():
             stages.append({"name": name, "title": _title(stage), "seconds": record["seconds"]})
-            if (stage.folder / "model.keras").is_file() and stage.metrics().get("accuracy"):
-                write_card(stage)
+        if (stage.folder / "model.keras").is_file() and _metrics(stage).get("accuracy") is not None:
+            write_card(stage)
     page = (
         _environment()
         .get_template("report.html.j2")
@@ -112,12 +117,18 @@ def write(run: runs.Run) -> Path:
             manifest=run.manifest,
             stages=stages,
             rows=sorted(rows, key=lambda row: (row["split"], -row["accuracy"])),
+            judged=[row for row in rows if row.get("log_loss") is not None],
             figures=_figures(run),
             verdict=_verdict(run, rows),
         )
     )
-    path = run.folder / "report.html"
-    paths.write_text(path, page + "\n")
+    return _changed(run.folder / "report.html", page + "\n")
+
+
+def _changed(path: Path, text: str) -> Path:
+    """Write a text unless it stands there already."""
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        paths.write_text(path, text)
     return path
 
 
@@ -127,7 +138,7 @@ def write_card(stage: runs.Stage) -> Path:
     After Mitchell et al., arXiv 1810.03993.
 
     Args:
-        stage: One that has finished and left a model.
+        stage: One that has left a model and metrics.
 
     Returns:
         Its path.
@@ -141,7 +152,8 @@ def write_card(stage: runs.Stage) -> Path:
         for row in stage.run.results()
         if row["stage"] == stage.name and row.get("split") == "test"
     ]
-    path = stage.folder / "MODEL_CARD.md"
+    verdict = _verdict(stage.run, stage.run.results())
+    chosen = verdict is not None and verdict["stage"] == stage.name
     text = (
         _environment()
         .get_template("model_card.md.j2")
@@ -150,8 +162,8 @@ def write_card(stage: runs.Stage) -> Path:
             manifest=stage.run.manifest,
             rows=[metrics, *test],
             metrics=metrics,
+            reasons=verdict["reasons"] if verdict and chosen else "",
             parameters=(stage.finished() or {}).get("parameters", {}),
         )
     )
-    paths.write_text(path, text)
-    return path
+    return _changed(stage.folder / "MODEL_CARD.md", text)

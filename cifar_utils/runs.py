@@ -37,6 +37,10 @@ STAGES: dict[str, tuple[str, ...]] = {
 """Every stage of the course and the stages whose artifacts it reads."""
 
 
+COMMON = frozenset({"PROFILE", "DATA", "SEED", "RUN"})
+"""Parameters that every notebook has."""
+
+
 LEFT_BEHIND = ("notebook.ipynb", "report.html", "metrics.json")
 """Files without which a stage has not finished."""
 
@@ -163,11 +167,12 @@ class Stage:
         """Forget that ``cifar run`` finished this stage: its files are no longer of that run."""
         (self.folder / "stage.json").unlink(missing_ok=True)
 
-    def save_figure(self, figure: "Figure", name: str) -> None:
-        """Write ``figure`` to ``figures/<name>.png``."""
+    def save_figure(self, figure: "Figure", name: str) -> "Figure":
+        """Write ``figure`` to ``figures/<name>.png`` and return it, for a notebook to show."""
         self._changed()
         with paths.atomic(self.folder / "figures" / f"{name}.png") as partial:
             figure.savefig(partial, dpi=120, bbox_inches="tight", facecolor="white")
+        return figure
 
     def save_table(self, table: "pd.DataFrame", name: str) -> None:
         """Write ``table`` to ``<name>.csv``, without its index."""

@@ -24,14 +24,13 @@ def two_classes(confidences, right):
 
 
 def test_calibration_error_by_hand():
-    logits, labels = two_classes([0.9, 0.9, 0.6, 0.6], [True, False, True, True])
+    logits, labels = two_classes([0.95, 0.95, 0.65, 0.65], [True, False, True, True])
     found = calibration.calibration_error(logits, labels, bins=10)
-    assert found.value == pytest.approx((2 * 0.4 + 2 * 0.4) / 4)
+    assert found.value == pytest.approx((2 * 0.45 + 2 * 0.35) / 4)
     table = calibration.reliability(logits, labels, bins=10)
-    assert table[["from", "to"]].round(6).to_numpy().tolist() == [[0.5, 0.6], [0.8, 0.9]] or (
-        table["images"].tolist() == [2, 2]
-    )
-    assert table["confidence"].tolist() == pytest.approx([0.6, 0.9])
+    assert table[["from", "to"]].round(6).to_numpy().tolist() == [[0.6, 0.7], [0.9, 1.0]]
+    assert table["images"].tolist() == [2, 2]
+    assert table["confidence"].tolist() == pytest.approx([0.65, 0.95])
     assert table["accuracy"].tolist() == [1.0, 0.5]
     assert table.loc[1, "low"] == evaluation.wilson(1, 2).low
 
@@ -43,6 +42,19 @@ def test_bins_of_equal_mass_have_as_many_images():
     table = calibration.reliability(certain, labels, bins=10, kind="mass")
     assert table["images"].tolist() == [1000], "confidences that are all the same share a bin"
     assert calibration.calibration_error(certain, labels, kind="mass").value == pytest.approx(0)
+
+
+@pytest.mark.parametrize("kind", ["width", "mass"])
+def test_calibrated_models_stay_below_what_chance_gives(kind):
+    below = 0
+    for seed in range(100):
+        logits, labels = drawn(500, seed=seed)
+        error = calibration.calibration_error(logits, labels, kind=kind, resamples=1).value
+        below += error <= calibration.error_by_chance(logits, kind=kind, draws=200)
+    assert 88 <= below <= 100
+    logits, labels = drawn(2000, temperature=2.0)
+    error = calibration.calibration_error(logits, labels, kind=kind, resamples=1).value
+    assert error > calibration.error_by_chance(logits, kind=kind)
 
 
 @pytest.mark.parametrize("kind", ["width", "mass"])
@@ -94,3 +106,13 @@ def test_settings_and_outputs_that_make_no_sense_are_refused():
         calibration.fit_temperature(np.full((3, 10), np.nan), np.zeros(3, int))
     with pytest.raises(CifarUtilsError, match=r"expected \(N, K\) and \(N,\)"):
         calibration.selective(logits, labels[:3])
+
+
+def test_summary_shows_what_a_temperature_mends():
+    logits, labels = drawn(4000, temperature=2.0)
+    found = calibration.summary({"sure": logits}, labels, {"sure": 2.0}).loc["sure"]
+    before, after = (float(found[name].split("%")[0]) for name in ("before", "after"))
+    assert before > 10 > 4 > after
+    assert found["temperature"] == 2.0
+    assert 0 < float(found["by chance"].rstrip("%")) < 4
+    assert 0 <= found["answered_at_95"] <= 1

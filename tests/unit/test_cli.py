@@ -194,12 +194,32 @@ def test_results_are_whole_at_every_width(two_runs, capsys, monkeypatch, columns
     ]
     assert [row[:2] for row in rows[:2]] == [["01_first", "a"], ["01_first", "b"]]
     assert sorted(row[:2] for row in rows[2:6]) == validation
-    assert sorted(row[:2] for row in rows[6:]) == sorted([*means, ["01_first", "test"]])
+    assert sorted(row[:2] for row in rows[6:9]) == sorted([*means, ["01_first", "test"]])
+    (gap,) = rows[9:]
+    assert gap[:2] == ["01_first", "02_second"]
+    assert gap[-3:] == ["2", "+0.00", "[+0.00, +0.00]"]
     assert rows[0][2] == "smoke"
     assert rows[0][-6:] == ["1", "50.00", "[40.00, 60.00]", "99", "23,456", "3.2 s"]
-    titles = re.findall(r"^ *((?:test|validation|means).*?) *$", text, flags=re.MULTILINE)
-    warning = "synthetic images, which say nothing about CIFAR-10"
-    assert titles == [f"test, {warning}", f"validation, {warning}", "means over seeds"]
+    titles = re.findall(
+        r"^ *([\d,]+ (?:test|validation) .*?|means.*?|diff.*?) *$", text, flags=re.MULTILINE
+    )
+    warning = "synthetic, which say nothing about CIFAR-10"
+    assert titles == [
+        *(f"99 test images, {warning}", f"1,234 validation images, {warning}"),
+        *("means over seeds", "differences over seeds, paired"),
+    ]
+
+
+def test_results_need_no_backend(tmp_path, monkeypatch):
+    monkeypatch.setenv("CIFAR_UTILS_ARTIFACTS_DIR", str(tmp_path))
+    run = runs.start("a", profile="cpu", seed=0, provenance=tiny_course.PROVENANCE)
+    scores = {"accuracy": 0.5, "accuracy_low": 0.4, "accuracy_high": 0.6}
+    run.stage("02").save_metrics(run.stage("02").result(n=9, split="validation", **scores))
+    script = "import sys; from cifar_utils import cli; cli.main(['results'])"
+    command = [sys.executable, "-c", f"{script}; print(*sys.modules)"]
+    finished = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "02_baseline_cnn" in finished.stdout
+    assert not {"keras", "tensorflow", "jax", "sklearn"} & set(finished.stdout.split())
 
 
 def test_results_of_some_runs(two_runs, capsys):

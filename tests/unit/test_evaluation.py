@@ -2,6 +2,7 @@ import math
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -244,3 +245,33 @@ def test_mistakes_by_pair_shows_the_surest_of_the_most_frequent_pairs():
     assert found["d taken for f\n3 images"].tolist() == [1, 2]
     assert found["f taken for d\n1 images"].tolist() == [3]
     assert evaluation.mistakes_by_pair(logits_for(labels), labels, NAMES) == {}
+
+
+def test_holm_by_hand():
+    assert evaluation.holm([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.09, 0.09, 0.5])
+    assert evaluation.holm([0.9, 0.8]) == [1.0, 1.0]
+    assert evaluation.holm([]) == []
+
+
+def test_reasons_say_what_speaks_against_the_choice_too():
+    board = pd.DataFrame(
+        {"failed_tests": [1, 0, 0, 0], "seconds": [100, 10, 90, 5]},
+        index=["chosen", "cheap", "same", "worse"],
+    )
+    differences = pd.DataFrame(
+        {"difference": [0.01, 0.0, 0.2], "verdict": ["within noise", "within noise", "different"]},
+        index=["cheap", "same", "worse"],
+    )
+    found = evaluation.reasons(board, differences, "chosen", {"seconds": "seconds"})
+    assert found == [
+        "chosen had the highest validation accuracy.",
+        "On test it is better than worse.",
+        "cheap is within noise of it for 10% of its seconds.",
+        "same is within noise of it and not much cheaper.",
+        "It fails 1 test of behaviour: look at them before anyone relies on it.",
+    ]
+    differences.loc["worse", "difference"] = -0.2
+    board.loc["chosen", "failed_tests"] = 0
+    found = evaluation.reasons(board, differences, "chosen", {"seconds": "seconds"})
+    assert "On test worse is better, so validation misled us." in found
+    assert found[-1] == "It passes all tests of behaviour."

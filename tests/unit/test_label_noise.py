@@ -38,7 +38,7 @@ def test_the_labels_of_test_change_nothing_for_the_others(
     dataset = faulty[0]
     turned = Split(dataset.test.images, (dataset.test.labels + 1) % 10)
     again = label_noise.candidates(replace(dataset, test=turned), filters=128)
-    columns = ["split", "index", "given", "suggested"]
+    columns = ["split", "index", "given", "suggested", "issue"]
     expected, found = (
         frame.loc[frame["split"] != "test", columns].reset_index(drop=True)
         for frame in (ranked, again)

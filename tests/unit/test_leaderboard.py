@@ -20,6 +20,7 @@ def row(accuracy=0.5, **fields):
         "parameters": 10,
         "seed": 0,
         "accuracy": accuracy,
+        "n": 1000,
     }
     return usual | fields
 
@@ -32,35 +33,83 @@ def test_only_results_on_the_same_images_stand_together_best_first():
         row(0.8, split="validation"),
         row(0.6, data="modified", data_fingerprint="c" * 16),
         row(0.6, data="modified", data_fingerprint="d" * 16),
+        row(0.4, n=100),
         row(None),
     ]
     found = leaderboard.comparable(rows)
     assert {title: [each["accuracy"] for each in group] for title, group in found.items()} == {
-        "test, official images": [0.7, 0.5],
-        "test, modified images cccccccc": [0.6],
-        "test, modified images dddddddd": [0.6],
-        "test, synthetic images, which say nothing about CIFAR-10": [0.9],
-        "validation, official images": [0.8],
+        "1,000 test images, official": [0.7, 0.5],
+        "100 test images, official": [0.4],
+        "1,000 test images, modified cccccccc": [0.6],
+        "1,000 test images, modified dddddddd": [0.6],
+        "1,000 test images, synthetic, which say nothing about CIFAR-10": [0.9],
+        "1,000 validation images, official": [0.8],
     }
-    assert list(found)[-1].startswith("validation")
+    assert list(found)[-1] == "1,000 validation images, official"
 
 
-def test_interval_over_seeds_is_students():
+def test_results_that_do_not_name_their_images_have_a_place_too():
+    old = row(0.5)
+    del old["data_fingerprint"]
+    assert list(leaderboard.comparable([old])) == ["1,000 test images, official"]
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """Return what makes a run with a result, and settings of its stage."""
+    monkeypatch.setenv("CIFAR_UTILS_ARTIFACTS_DIR", str(tmp_path))
+
+    def made(
+        name, accuracy, seed=0, stage="02_baseline_cnn", settings=None, created="2026", **fields
+    ):
+        run = runs.start(name, profile="cpu", seed=seed, provenance=PROVENANCE)
+        run.manifest["created"] = created
+        folder = run.stage(stage).folder
+        runs.write_json(folder / "metrics.json", row(accuracy, seed=seed, stage=stage, **fields))
+        parameters = {"SEED": seed, "RUN": name} | (settings or {})
+        runs.write_json(folder / "stage.json", {"parameters": parameters})
+        return run
+
+    return made
+
+
+def test_interval_over_seeds_is_students(make):
     values = [0.5, 0.53, 0.55]
-    rows = [row(value, seed=seed, run=str(seed)) for seed, value in enumerate(values)]
-    others = [row(0.9, profile="gpu", seed=9), row(0.1, parameters=11, seed=8)]
-    (found,) = leaderboard.over_seeds([*rows, *others])
+    opened = [make(f"s{seed}", value, seed) for seed, value in enumerate(values)]
+    opened += [
+        make("gpu", 0.9, 9, profile="gpu"),
+        make("larger", 0.1, 8, parameters=11),
+        make("short", 0.1, 7, settings={"EPOCHS": 1}),
+        make("fewer", 0.1, 6, n=10),
+    ]
+    (found,) = leaderboard.over_seeds(opened)
     expected = stats.t.interval(0.95, 2, loc=np.mean(values), scale=stats.sem(values))
     assert found.accuracy == pytest.approx((np.mean(values), *expected))
     assert (found.seeds, found.stage, found.profile) == (3, "02_baseline_cnn", "cpu")
 
 
-def test_a_seed_counts_once():
-    rows = [row(0.5, run="old"), row(0.6, run="new"), row(0.7, seed=1)]
-    (found,) = leaderboard.over_seeds(rows)
+def test_of_a_seed_the_newest_result_counts(make):
+    opened = [
+        make("new", 0.6, created="2026-02-02"),
+        make("old", 0.5, created="2026-01-01"),
+        make("other", 0.7, seed=1),
+    ]
+    (found,) = leaderboard.over_seeds(opened)
     assert found.seeds == 2
     assert found.accuracy.value == pytest.approx(0.65)
-    assert leaderboard.over_seeds(rows[:2]) == []
+    assert leaderboard.over_seeds(opened[:2]) == []
+
+
+def test_trainings_are_compared_seed_by_seed(make):
+    ours, theirs = [0.8, 0.7, 0.9], [0.75, 0.68, 0.85]
+    opened = [make(f"a{seed}", value, seed, "03_augmentation") for seed, value in enumerate(ours)]
+    opened += [make(f"b{seed}", value, seed) for seed, value in enumerate(theirs)]
+    opened += [make("c", 0.95, 5, "04_resnet50_frozen")]
+    (gap,) = leaderboard.gaps_over_seeds(opened)
+    assert gap[:2] == ("03_augmentation", "02_baseline_cnn")
+    assert gap.seeds == 3
+    low, high = stats.ttest_rel(ours, theirs).confidence_interval()
+    assert gap.difference == pytest.approx((0.04, low, high))
 
 
 @pytest.fixture
@@ -97,6 +146,7 @@ def test_results_are_paired_where_the_images_are_the_same(two):
     assert (found.stage, found.split) == ("02_baseline_cnn", "test")
     assert (found.first.value, found.second.value) == (0.6, 0.8)
     assert found.gap == difference(outputs[1], outputs[0], labels)
+    assert found.p_holm == pytest.approx(2 * 0.5**10), "ten images won, none lost"
     two[1].stage("02").save_logits("test", outputs[1], labels + 1)
     assert leaderboard.changes(*two)[0].gap is None
     two[1].stage("02").save_logits("test", outputs[1], labels)

@@ -1,18 +1,22 @@
+import keras
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
+from cifar_utils import evaluation, explain
 from cifar_utils import out_of_distribution as ood
 from cifar_utils.errors import DataError, ParameterError
+from cifar_utils.recipes import Recipe
+from tests.unit.trainable import coloured, small_model
 
 GENERATOR = np.random.default_rng(0)
 
 
 def test_scores_by_hand():
     logits = np.log([[0.7, 0.2, 0.1], [0.4, 0.3, 0.3]])
-    np.testing.assert_allclose(ood.highest_probability(logits), [0.7, 0.4])
-    np.testing.assert_allclose(ood.negative_energy(logits + 5), [5, 5])
+    np.testing.assert_allclose(ood.FROM_LOGITS["highest probability"](logits), [0.7, 0.4])
+    np.testing.assert_allclose(ood.FROM_LOGITS["energy"](logits + 5), [5, 5])
     known = np.array([[1, 0], [0, 2], [3, 4]])
     seen = np.array([[2, 0], [-1, 0]])
     np.testing.assert_allclose(ood.feature_nearness(known, seen, 1), [0, -np.sqrt(2)], atol=1e-6)
@@ -94,3 +98,31 @@ def test_serving_takes_the_best_score_that_needs_only_logits():
     assert found["score"] == "energy"
     # The lowest of the 20 has energy log 1 and is the one in twenty to be refused.
     assert found["models"]["cnn"] == {"temperature": 1.5, "least_score": pytest.approx(np.log(2))}
+
+
+def test_scores_know_which_images_are_known():
+    keras.utils.set_random_seed(0)
+    model = small_model()
+    images = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
+    eye = explain.last_features(model)
+    known = evaluation.predict_logits(eye, images)
+    found = ood.scores(model, known, images[:3])
+    logits = evaluation.predict_logits(model, images[:3])
+    np.testing.assert_allclose(found["energy"], ood.FROM_LOGITS["energy"](logits))
+    near = ood.feature_nearness(known, known[:3])
+    np.testing.assert_allclose(found["nearness of features"], near, atol=1e-4)
+    assert [len(each) for each in found.values()] == [3, 3, 3]
+
+
+def test_classes_never_seen_are_kept_from_the_network(monkeypatch):
+    learnt = []
+
+    def fit(model, train, validation, recipe, *, seed):
+        learnt.append(set(train.labels))
+        assert validation is None
+
+    monkeypatch.setattr(ood.training, "fit", fit)
+    found = ood.never_seen(coloured(60), coloured(40, seed=1), (1, 7), Recipe(1, 20), seed=0)
+    assert learnt == [set(range(10)) - {1, 7}]
+    assert list(found) == ["highest probability", "energy", "nearness of features"]
+    assert all(0 <= share <= 1 for each in found.values() for share in each)

@@ -111,7 +111,7 @@ def test_what_a_stage_leaves(done):
     folder, _, _ = done
     assert {path.name for path in (folder / "01_first").iterdir()} == {
         *("notebook.ipynb", "report.html", "metrics.json", "stage.json"),
-        *("figures", "model.keras"),
+        *("figures", "model.keras", "MODEL_CARD.md"),
     }
     assert {path.name for path in folder.iterdir()} == {
         *("01_first", "02_second", "manifest.json", "report.html", ".lock"),

@@ -430,7 +430,7 @@ def test_reliability_shows_each_model_on_axes_of_its_own():
 def test_severities_begin_with_the_images_as_they_are():
     figure = plots.severities(SPOILED, {"a": 0.9, "b": 0.8})
     titles = [axes.get_title(loc="left") for axes in figure.axes]
-    assert titles == [f"{family}: at most\n25 points lost" for family in ("noise", "blur")]
+    assert titles == [f"{family}: up to 25\npoints lost, mean" for family in ("noise", "blur")]
     first, second = (line.get_xydata() for line in figure.axes[0].lines)
     np.testing.assert_allclose(first, [[0, 0.9], [1, 0.85], [5, 0.65]])
     np.testing.assert_allclose(second, [[0, 0.8], [1, 0.75], [5, 0.55]])
@@ -445,7 +445,7 @@ def test_titles_state_what_was_found():
             {"early": early, "late": late}
         ),
         "Highest accuracy: b, 80.0%": plots.intervals(
-            ["a", "b"], [0.7, 0.8], [0.6, 0.7], [0.8, 0.9], "accuracy"
+            ["a", "b"], *(pd.Series([n, n + 0.1], ["a", "b"]) for n in (0.7, 0.6, 0.8)), "accuracy"
         ),
         "1 of 3 intervals exclude 0%": plots.intervals(
             list("abc"), [0.1, 0, -0.1], [-0.1, -0.1, -0.2], [0.2, 0.1, -0.05], "gain", 0
@@ -461,6 +461,18 @@ def test_titles_state_what_was_found():
     }
     for finding, figure in expected.items():
         assert finding in texts(figure)
+
+
+def test_no_model_is_lost_where_colours_repeat():
+    names = [f"model {number}" for number in range(20)]
+    frame = pd.concat([COSTS.iloc[:1]] * 20).set_axis(names)
+    spoiled = pd.concat([SPOILED[SPOILED.model == "a"].assign(model=name) for name in names])
+    for figure in (
+        plots.selective(dict.fromkeys(names, CURVE)),
+        plots.severities(spoiled, dict.fromkeys(names, 0.9)),
+        plots.trade_off(frame, {"seconds": "time"}),
+    ):
+        assert set(names) <= set(texts(figure))
 
 
 def test_attention_leaves_the_image_where_nothing_speaks():

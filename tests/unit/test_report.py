@@ -1,6 +1,7 @@
 """The page about a run and the cards of its models: whole, self-contained, honest."""
 
 import base64
+import dataclasses
 import html.parser
 import re
 
@@ -24,10 +25,17 @@ def run(tmp_path, monkeypatch):
     facts = {"parameters": 1234567, "training_seconds": 61, "precision": "float32"}
     trained, judged = run.stage("02"), run.stage("06")
     trained.save_metrics(trained.result(split="validation", **scores, **facts))
-    judged.save_metrics(judged.result(n=10_000), chosen="baseline_cnn")
+    judged.save_metrics(judged.result(n=10_000), chosen="baseline_cnn", reasons="It is cheap.")
     tested = scores | {"accuracy": 0.7123, "n": 10_000, "failed_tests": 2}
-    test = trained.result(split="test", **tested, **facts)
-    runs.write_json(judged.folder / "leaderboard.json", [test])
+    test = dataclasses.asdict(trained.result(split="test", **tested, **facts))
+    more = {
+        "top_2": 0.876,
+        "f1": 0.71,
+        "log_loss": 0.654,
+        "brier": 0.4,
+        "calibration_error": 0.0123,
+    }
+    runs.write_json(judged.folder / "leaderboard.json", [test | more])
     for stage in (trained, judged):
         title = nbformat.v4.new_markdown_cell(f"# The title of {stage.name} & more")
         nbformat.write(nbformat.v4.new_notebook(cells=[title]), stage.folder / "notebook.ipynb")
@@ -85,14 +93,32 @@ def test_the_page_says_what_was_chosen_and_from_what_data(run):
     text = re.sub(r"\s+", " ", Elements(report.write(run).read_text()).text)
     assert "baseline_cnn: 71.23% of 10,000 official test images right" in text
     assert "The title of 02_baseline_cnn & more ran 1 min 15 s" in text
+    assert "It is cheap." in text
+    assert "02_baseline_cnn 87.60% 0.710 0.654 0.400 1.23% 2" in text
     assert text.count("fails 2 tests of behaviour") == 1
     assert "here <b>" in text, "what others wrote is escaped"
     run.manifest["data"]["kind"] = "synthetic"
     assert "Synthetic data." in report.write(run).read_text()
 
 
+def test_notebooks_run_by_hand_have_a_verdict_and_cards_too(run):
+    for name in ("02", "06"):
+        (run.stage(name).folder / "stage.json").unlink()
+    text = report.write(run).read_text()
+    assert "Chosen on validation" in text
+    assert "No stage of this run has finished yet." in text
+    assert (run.stage("02").folder / "MODEL_CARD.md").is_file()
+
+
+def test_what_would_stay_as_it_is_is_not_written_again(run):
+    paths = report.write(run), run.stage("02").folder / "MODEL_CARD.md"
+    before = [path.stat().st_mtime_ns for path in paths]
+    report.write(run)
+    assert [path.stat().st_mtime_ns for path in paths] == before
+
+
 def test_before_the_choice_there_is_no_verdict(run):
-    (run.stage("06").folder / "stage.json").unlink()
+    (run.stage("06").folder / "metrics.json").unlink()
     text = report.write(run).read_text()
     assert "Chosen on validation" not in text
     assert "75.00%" in text
@@ -107,12 +133,26 @@ def test_a_model_has_a_card(run):
     assert "1,234,567" in text
     assert "| EPOCHS | `7` |" in text
     assert "proven by its published checksums" in text
+    assert "It is cheap." in text
+    assert "photographs on the web before 2009" in text
     assert "Not yet judged" not in text
     (run.stage("06").folder / "leaderboard.json").unlink()
     run.manifest["data"]["kind"] = "synthetic"
     text = report.write_card(run.stage("02")).read_text()
     assert "Not yet judged on the test set" in text
     assert "say nothing about photographs" in text
+    assert "before 2009" not in text
+    assert "CIFAR-10 (Krizhevsky" not in text
+
+
+def test_a_card_can_do_without_what_nobody_measured(run):
+    stage = run.stage("03")
+    shares = {"accuracy": 0.5, "accuracy_low": 0.4, "accuracy_high": 0.6}
+    stage.save_metrics(stage.result(split="validation", n=9, **shares))
+    (stage.folder / "model.keras").write_bytes(b"model")
+    text = report.write_card(stage).read_text()
+    assert "| parameters | unknown |" in text
+    assert "cpu profile, seed 3, precision unknown on" in text
 
 
 def test_a_card_of_nothing_is_refused(run):

@@ -89,7 +89,8 @@ def test_corrupted_images_are_judged_by_family(trained):
 
 
 def test_an_answer_by_colour_alone_does_not_change_with_place(trained):
-    table = robustness.consistency(trained, coloured(50).images)
+    shown = coloured(50).images
+    table = robustness.consistency(trained, shown, trained.predict(shown, verbose=0))
     assert table["change"].tolist() == list(robustness.CHANGES)
     assert table.set_index("change").loc["mirrored", "same"] == 1
 
@@ -99,10 +100,10 @@ def test_changes_are_what_they_are_called():
     np.testing.assert_array_equal(moved["mirrored"][:, :, 0], IMAGES[:, :, 31])
     np.testing.assert_array_equal(moved["one pixel right"][:, :, 1:], IMAGES[:, :, :-1])
     np.testing.assert_array_equal(moved["two pixels down"][:, 2:], IMAGES[:, :-2])
-    assert moved["an eighth larger"].shape == IMAGES.shape
+    assert moved["a seventh larger"].shape == IMAGES.shape
     middle = np.zeros((1, 32, 32, 3), np.uint8)
     middle[:, 8:24, 8:24] = 200
-    assert (robustness.CHANGES["an eighth larger"](middle) > 100).mean() == pytest.approx(
+    assert (robustness.CHANGES["a seventh larger"](middle) > 100).mean() == pytest.approx(
         (18 / 32) ** 2, rel=0.15
     )
 
@@ -136,3 +137,13 @@ def test_behaviour_is_held_to_its_limits():
         assert bad.loc[~bad["passed"], "test"].tolist() == [name]
     assert behaviour_of([0.9] * 10, severe=0.74)["passed"].all(), "within noise for 800 images"
     assert (~behaviour_of([0.9] * 10, same=0.5)["passed"]).sum() == len(robustness.CHANGES)
+
+
+def test_each_model_is_attacked_by_its_own_gradients(trained):
+    split = coloured(30, seed=4)
+    found = robustness.attacked({"one": trained, "red": red_network()}, split, seed=1)
+    assert list(found.columns) == list(robustness.ATTACKS)
+    for title, (epsilon, steps) in robustness.ATTACKS.items():
+        moved = robustness.attack(trained, split, epsilon, steps=steps, seed=1)
+        right = trained.predict(moved, verbose=0).argmax(axis=1) == split.labels
+        assert found.loc["one", title] == right.mean()
