@@ -115,6 +115,23 @@ def parser() -> argparse.ArgumentParser:
     written.add_argument("--csv", action="store_true", help="a row a picture, as CSV")
     predict.set_defaults(act=_predict)
 
+    serve = commands.add_parser(
+        "serve",
+        allow_abbrev=False,
+        help="serve a page that says what is on pictures",
+        description="Serve a page, and an API, that say what is on pictures, with the models of "
+        "all runs to choose from. Nothing that is sent is kept.",
+    )
+    _model_option(serve)
+    serve.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at; default: only this machine"
+    )
+    serve.add_argument("--port", type=int, default=8000, help="default: 8000; 0 for any free one")
+    serve.add_argument(
+        "--rate", metavar="N", type=int, help="pictures that a client may send in a minute"
+    )
+    serve.set_defaults(act=_serve)
+
     export = commands.add_parser(
         "export",
         allow_abbrev=False,
@@ -294,6 +311,16 @@ def _predict(options: argparse.Namespace) -> None:
             print(f"{path}: {verdict}{ranked}")
     if bad:
         raise PictureError(f"{bad:,} of {len(paths):,} pictures could not be read")
+
+
+def _serve(options: argparse.Namespace) -> None:
+    from cifar_utils import predict
+    from cifar_utils.web import app, server
+
+    first = predict.find(options.model)
+    others = [source for source in predict.available() if source.path != first.path]
+    limits = app.Limits() if options.rate is None else app.Limits(minute=options.rate)
+    server.serve([first, *others], options.host, options.port, limits)
 
 
 def _export(options: argparse.Namespace) -> None:

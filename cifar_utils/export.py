@@ -1,20 +1,12 @@
 """A trained model for other programs: written, compared with the original, and timed."""
 
-import json
-import shutil
-import statistics
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import keras
-import numpy as np
-
-from cifar_utils import models, native, paths, predict, runs, training
+from cifar_utils import models, paths, runs, training
 from cifar_utils.data import Dataset
 from cifar_utils.errors import CifarUtilsError, ParameterError
-from cifar_utils.predict import Network, Source
+from cifar_utils.predict import Source
 
 SUFFIXES = {"onnx": ".onnx", "litert": ".tflite", "savedmodel": ""}
 """How the file of a format is called; a SavedModel is a folder."""

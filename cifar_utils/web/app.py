@@ -1,12 +1,13 @@
 """The application: the page, the API, and what keeps both from being overrun."""
 
 import base64
+import importlib.util
 import io
 import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +18,12 @@ from PIL import Image
 from werkzeug.exceptions import HTTPException
 
 import cifar_utils
-from cifar_utils import pictures, predict
+from cifar_utils import pictures
 from cifar_utils.archives import CLASS_NAMES
 from cifar_utils.errors import CifarUtilsError, ParameterError, PictureError
 from cifar_utils.predict import Predictor, Source
 from cifar_utils.web import openapi
-from cifar_utils.web.limits import Busy, Gate, Rate
+from cifar_utils.web.limits import BusyError, Gate, Rate
 
 _LOG = logging.getLogger("cifar_utils.web")
 
@@ -32,7 +33,7 @@ class Limits:
     """What one server takes.
 
     Attributes:
-        pictures: In one request.
+        most: Pictures in one request.
         body: Bytes of one request.
         minute: Pictures of one client in a minute; 0 for any number.
         inside: Requests worked on at a time.
@@ -40,8 +41,8 @@ class Limits:
         patience: Seconds that one waits at most.
     """
 
-    pictures: int = 16
-    body: int = 4 * pictures.MOST_BYTES
+    most: int = 16
+    body: int = 2 * pictures.MOST_BYTES
     minute: int = 600
     inside: int = 2
     waiting: int = 16
@@ -116,6 +117,31 @@ def _overlay(attention: np.ndarray) -> str:
     return _png(layer)
 
 
+def _explained(predictor: Predictor, pixels: np.ndarray) -> tuple[str, np.ndarray]:
+    """Return the name of a way to ask a model where it looks, and the map, ``(32, 32)``, 0 to 1.
+
+    Raises:
+        CifarUtilsError: Gradients need Keras and the model as it was saved.
+    """
+    path = predictor.source.path.with_suffix(".keras")
+    if not path.is_file() or not importlib.util.find_spec("keras"):
+        raise UnavailableError("Grad-CAM needs Keras and the model's .keras file")
+    from cifar_utils import explain, models
+
+    return "Grad-CAM", explain.grad_cam(models.load(path), pixels[None])[0]
+
+
+class _Request(flask.Request):
+    """A request whose files stay in memory: nothing that is sent is written anywhere."""
+
+    def _get_file_stream(self, *_: Any, **__: Any) -> io.BytesIO:
+        return io.BytesIO()
+
+
+class UnavailableError(CifarUtilsError):
+    """Something that this server cannot do."""
+
+
 def create(sources: Sequence[Source], limits: Limits | None = None) -> flask.Flask:
     """Return the application (notebook 09 introduces it).
 
@@ -133,8 +159,9 @@ def create(sources: Sequence[Source], limits: Limits | None = None) -> flask.Fla
     shelf.predictor()
     gate, rate = Gate(limits.inside, limits.waiting, limits.patience), Rate(limits.minute)
     app = flask.Flask(__name__)
+    app.request_class = _Request
     app.config["MAX_CONTENT_LENGTH"] = limits.body
-    app.config["MAX_FORM_PARTS"] = limits.pictures + 8
+    app.config["MAX_FORM_PARTS"] = limits.most + 8
 
     @app.before_request
     def begin() -> None:
@@ -169,8 +196,12 @@ def create(sources: Sequence[Source], limits: Limits | None = None) -> flask.Fla
     def bad_parameter(error: ParameterError) -> flask.Response:
         return refused(400, str(error))
 
-    @app.errorhandler(Busy)
-    def busy(error: Busy) -> flask.Response:
+    @app.errorhandler(UnavailableError)
+    def unavailable(error: UnavailableError) -> flask.Response:
+        return refused(501, str(error))
+
+    @app.errorhandler(BusyError)
+    def busy(error: BusyError) -> flask.Response:
         return refused(503, str(error), **{"Retry-After": f"{error.seconds:.0f}"})
 
     @app.errorhandler(HTTPException)
@@ -187,14 +218,16 @@ def create(sources: Sequence[Source], limits: Limits | None = None) -> flask.Fla
 
     def sent() -> list[tuple[str, bytes]]:
         """Return names and contents of the pictures of this request."""
-        files = [each for name in ("picture", "pictures") for each in flask.request.files.getlist(name)]
+        files = [
+            each for name in ("picture", "pictures") for each in flask.request.files.getlist(name)
+        ]
         if not files and flask.request.mimetype.startswith("image/"):
             return [("", flask.request.get_data())]
         if not files:
             raise ParameterError("no picture was sent; send one as the form field 'picture'")
-        if len(files) > limits.pictures:
+        if len(files) > limits.most:
             raise ParameterError(
-                f"{len(files)} pictures were sent; at most {limits.pictures} are taken at a time"
+                f"{len(files)} pictures were sent; at most {limits.most} are taken at a time"
             )
         return [(each.filename or "", each.read(pictures.MOST_BYTES + 1)) for each in files]
 
@@ -264,12 +297,14 @@ def create(sources: Sequence[Source], limits: Limits | None = None) -> flask.Fla
 
     @app.get("/openapi.json")
     def description() -> flask.Response:
-        return flask.jsonify(openapi.describe(limits.pictures, cifar_utils.__version__))
+        return flask.jsonify(openapi.describe(limits.most, cifar_utils.__version__))
 
     @app.get("/api")
     def documentation() -> str:
-        described = openapi.describe(limits.pictures, cifar_utils.__version__)
-        return flask.render_template("api.html", api=described)
+        described = openapi.describe(limits.most, cifar_utils.__version__)
+        return flask.render_template(
+            "api.html", api=described, root=flask.request.url_root.rstrip("/")
+        )
 
     @app.get("/")
     def page() -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Busy(Exception):
+class BusyError(Exception):
     """There is more to do than can be done soon.
 
     Attributes:
@@ -38,13 +38,13 @@ class Gate:
         """Hold a place inside.
 
         Raises:
-            Busy: There is none, nor one to wait at; or the wait was too long.
+            BusyError: There is none, nor one to wait at; or the wait was too long.
         """
         if not self._places.acquire(blocking=False):
-            raise Busy(1)
+            raise BusyError(1)
         try:
             if not self._free.acquire(timeout=self._patience):
-                raise Busy(self._patience)
+                raise BusyError(self._patience)
             try:
                 yield
             finally:
@@ -70,7 +70,7 @@ class Rate:
         """Count pictures of a client.
 
         Raises:
-            Busy: It has sent too many.
+            BusyError: It has sent too many.
         """
         if not self._minute:
             return
@@ -83,4 +83,4 @@ class Rate:
             if len(self._left) > self._clients:
                 self._left.popitem(last=False)
         if not enough:
-            raise Busy(max(1.0, (min(count, self._minute) - left) * 60 / self._minute))
+            raise BusyError(max(1.0, (min(count, self._minute) - left) * 60 / self._minute))
