@@ -115,3 +115,43 @@ def write(
     }
     runs.write_json(path.with_name(path.name + ".json"), known)
     return exported
+
+
+def _onnx(model: keras.Model, path: Path, calibration: np.ndarray | None) -> None:
+    """Write ONNX; with images to calibrate by, in whole numbers of 8 bits."""
+    _needs("tf2onnx" if keras.backend.backend() == "tensorflow" else "jax2onnx")
+    if calibration is None:
+        model.export(path, format="onnx", verbose=False)
+        return
+    from onnxruntime import quantization
+
+    plain = path.with_name("plain.onnx")
+    prepared = path.with_name("prepared.onnx")
+    model.export(plain, format="onnx", verbose=False)
+    quantization.quant_pre_process(plain, prepared)
+    quantization.quantize_static(
+        prepared, path, _Calibration(prepared, calibration), per_channel=True
+    )
+
+
+def _litert(model: keras.Model, path: Path, calibration: np.ndarray | None) -> None:
+    """Write LiteRT; with images to calibrate by, in whole numbers of 8 bits inside."""
+    if keras.backend.backend() != "tensorflow":
+        raise CifarUtilsError("LiteRT can be written on the TensorFlow backend only")
+    options: dict[str, Any] = {}
+    if calibration is not None:
+        import tensorflow as tf
+
+        options = {
+            "optimizations": [tf.lite.Optimize.DEFAULT],
+            "representative_dataset": lambda: ([image[None]] for image in calibration),
+        }
+    model.export(path, format="litert", verbose=False, **options)
+
+
+def _savedmodel(model: keras.Model, path: Path, calibration: np.ndarray | None) -> None:
+    """Write a folder that TensorFlow serves."""
+    model.export(path, format="tf_saved_model", verbose=False)
+
+
+_WRITERS = {"onnx": _onnx, "litert": _litert, "savedmodel": _savedmodel}

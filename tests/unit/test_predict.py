@@ -1,0 +1,203 @@
+import csv
+import io
+import json
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import special
+
+from cifar_utils import cli, models, predict, runs
+from cifar_utils.archives import CLASS_NAMES
+from cifar_utils.errors import CifarUtilsError, ParameterError, PictureError, RunError
+
+PROVENANCE = {"kind": "official", "source": "here", "fingerprint": "a" * 64}
+
+
+def grey_network():
+    """A class for each step of 25 grey levels, as logits that fall with the distance."""
+    images = keras.Input((32, 32, 3), dtype="uint8")
+    x = keras.layers.Rescaling(1 / 255)(images)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(images, models.logits(x))
+    centres = np.arange(10) * 25 / 255
+    kernel = np.tile(2 * centres * 50, (3, 1)) / 3
+    model.get_layer("logits").set_weights([kernel, -50 * centres**2])
+    return model
+
+
+def flat(level, size=(40, 40)):
+    return Image.new("RGB", size, (level, level, level))
+
+
+@pytest.fixture
+def artifacts(tmp_path, monkeypatch):
+    """Two runs; the older has chosen a model, the newer has one that is more accurate."""
+    keras.config.set_dtype_policy("float32")
+    monkeypatch.setenv("CIFAR_UTILS_ARTIFACTS_DIR", str(tmp_path))
+    model = grey_network()
+    scores = {"accuracy_low": 0.1, "accuracy_high": 1.0, "n": 10, "split": "validation"}
+    for name, stage, accuracy in (
+        ("old", "02", 0.6),
+        ("old", "03", 0.5),
+        ("new", "02", 0.8),
+        ("new", "04", 0.9),
+    ):
+        run = runs.start(name, profile="cpu", seed=0, provenance=PROVENANCE)
+        where = run.stage(stage)
+        where.save_metrics(where.result(accuracy=accuracy, **scores))
+        model.save(where.folder / "model.keras")
+    known = {"temperature": 2.0, "least_score": 0.5}
+    serving = {
+        "chosen": "augmentation",
+        "score": "highest probability",
+        "models": {"augmentation": known},
+    }
+    runs.write_json(runs.load("old").stage("06").folder / "serving.json", serving)
+    return tmp_path
+
+
+def test_the_chosen_model_comes_first_then_the_newest(artifacts):
+    assert [source.name for source in predict.available()] == [
+        "old/03_augmentation",
+        "new/04_resnet50_frozen",
+        "new/02_baseline_cnn",
+        "old/02_baseline_cnn",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ("auto", "old/03_augmentation"),
+        ("02", "new/02_baseline_cnn"),
+        ("baseline_cnn", "new/02_baseline_cnn"),
+        ("old/02", "old/02_baseline_cnn"),
+        ("old/baseline_cnn", "old/02_baseline_cnn"),
+        ("old/02_baseline_cnn", "old/02_baseline_cnn"),
+    ],
+)
+def test_models_are_found_by_name(artifacts, asked, found):
+    assert predict.find(asked).name == found
+
+
+def test_a_file_of_a_run_keeps_what_is_known_of_it(artifacts):
+    path = artifacts / "old" / "03_augmentation" / "model.keras"
+    source = predict.find(path)
+    assert (source.name, source.temperature) == ("old/03_augmentation", 2.0)
+
+
+def test_models_that_are_not_there(artifacts, tmp_path, monkeypatch):
+    with pytest.raises(ParameterError, match="did you mean 'old/03_augmentation'"):
+        predict.find("old/03_augmentatoin")
+    with pytest.raises(ParameterError, match="no model file"):
+        predict.find("nothing.onnx")
+    broken = tmp_path / "broken.keras"
+    broken.write_bytes(b"no model")
+    with pytest.raises(CifarUtilsError, match="is not a Keras model"):
+        predict.Predictor(broken)
+    monkeypatch.setenv("CIFAR_UTILS_ARTIFACTS_DIR", str(tmp_path / "empty"))
+    with pytest.raises(RunError, match="no trained model yet; make some with: cifar run"):
+        predict.find()
+
+
+def test_everything_that_is_a_picture_gets_the_same_answer(artifacts, tmp_path):
+    predictor = predict.Predictor()
+    image = flat(75)
+    path = tmp_path / "grey"
+    image.save(path, "PNG")
+    for given in (image, path, str(path), path.read_bytes(), np.asarray(image)):
+        found = predictor.predict(given)
+        assert found.label == CLASS_NAMES[3]
+        logits = predictor.logits(np.full((1, 32, 32, 3), 75, np.uint8))
+        expected = special.softmax(logits[0].astype(float) / 2)
+        np.testing.assert_allclose(found.probabilities, expected)
+        assert found.confidence == found.probabilities.max() == found.top(1)[0][1]
+
+
+def test_what_looks_like_nothing_known_is_said_to(artifacts):
+    predictor = predict.Predictor()
+    sure = predictor.predict(flat(75))
+    rate = special.softmax(predictor.logits(np.full((1, 32, 32, 3), 75, np.uint8))[0]).max()
+    assert sure.score == pytest.approx(rate), "of the logits as they are"
+    limit = float(rate) + 0.01
+    strict = predict.Predictor(
+        predict.Source("x", predictor.source.path, 2.0, "highest probability", limit)
+    )
+    refused = strict.predict(flat(75))
+    assert not refused.known
+    assert refused.label == sure.label
+    record = refused.record()
+    assert (record["label"], record["nearest"]) == (None, CLASS_NAMES[3])
+    assert record["why"] == f"highest probability {rate:.2f}, below the threshold {limit:.2f}"
+    assert json.loads(json.dumps(record)) == record
+    unjudged = predict.Predictor("new/02").predict(flat(75))
+    assert unjudged.known
+    assert "run notebook 06" in unjudged.why
+
+
+def test_bad_pictures_do_not_stop_the_others(artifacts):
+    predictor = predict.Predictor()
+    levels = list(np.arange(70) % 10)
+    given = [flat(25 * level) for level in levels]
+    given[5] = b"rubbish"
+    given[64] = np.zeros((3, 3))
+    found = list(predictor.predict_many(iter(given), batch_size=16))
+    assert [isinstance(each, PictureError) for each in found] == [
+        place in (5, 64) for place in range(70)
+    ]
+    labels = [None if isinstance(each, PictureError) else each.label for each in found]
+    expected = [CLASS_NAMES[level] for level in levels]
+    expected[5] = expected[64] = None
+    assert labels == expected
+    assert list(predictor.predict_many([])) == []
+
+
+@pytest.fixture
+def folder(artifacts, tmp_path):
+    inside = tmp_path / "pictures" / "more"
+    inside.mkdir(parents=True)
+    flat(25).save(inside.parent / "a.png")
+    flat(50, (60, 20)).save(inside / "b.JPG", "JPEG", quality=100)
+    (inside / "notes.txt").write_text("no picture")
+    (inside.parent / "c.gif").write_bytes(b"GIF89a but damaged")
+    return inside.parent
+
+
+def test_paths_stand_for_files(folder):
+    both = [folder / "a.png", folder / "c.gif", folder / "more" / "b.JPG"]
+    assert predict.expand([str(folder)]) == both
+    assert predict.expand([str(folder / "*.png"), str(folder / "a.png")]) == both[:1]
+    assert predict.expand([str(folder / "**" / "*.JPG")]) == both[2:]
+    assert predict.expand(["not there.png"]) == [predict.Path("not there.png")]
+    with pytest.raises(ParameterError, match="no file matches"):
+        predict.expand([str(folder / "*.bmp")])
+    (folder / "empty").mkdir()
+    with pytest.raises(ParameterError, match="no picture is in"):
+        predict.expand([str(folder / "empty")])
+
+
+def test_the_command_names_what_it_sees_and_what_it_cannot_read(folder, capsys):
+    assert cli.main(["predict", str(folder), "--top", "1"]) == 1
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert lines[0].startswith(f"{folder / 'a.png'}: ")
+    assert "automobile" in lines[0]
+    assert "bird" in lines[1]
+    assert "model: old/03_augmentation" in err
+    assert f"{folder / 'c.gif'}: the picture is damaged" in err or "not a picture" in err
+    assert "1 of 3 pictures could not be read" in err
+    assert cli.main(["predict", str(folder / "a.png"), "--top", "0"]) == 2
+
+
+def test_the_command_for_programs(folder, capsys):
+    cli.main(["predict", str(folder), "--json", "--model", "new/02"])
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row.get("label") for row in rows] == ["automobile", None, "bird"]
+    assert "error" in rows[1]
+    assert rows[2]["picture"]["notes"] == ["cut to the middle square"]
+    cli.main(["predict", str(folder), "--csv", "--model", "new/02"])
+    table = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["label"] for row in table] == ["automobile", "", "bird"]
+    assert table[1]["error"]
