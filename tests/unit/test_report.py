@@ -95,7 +95,7 @@ def test_the_page_says_what_was_chosen_and_from_what_data(run):
     assert "The title of 02_baseline_cnn & more ran 1 min 15 s" in text
     assert "It is cheap." in text
     assert "02_baseline_cnn 87.60% 0.710 0.654 0.400 1.23% 2" in text
-    assert text.count("fails 2 tests of behaviour") == 1
+    assert text.count("fails 2 tests") == 1
     assert "here <b>" in text, "what others wrote is escaped"
     run.manifest["data"]["kind"] = "synthetic"
     assert "Synthetic data." in report.write(run).read_text()
