@@ -1,12 +1,18 @@
 """A trained model for other programs: written, compared with the original, and timed."""
 
+import importlib.util
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from cifar_utils import models, paths, runs, training
-from cifar_utils.data import Dataset
+import keras
+import numpy as np
+
+from cifar_utils import models, paths, predict, runs, training
+from cifar_utils.data import IMAGE_SHAPE, Dataset, Split
 from cifar_utils.errors import CifarUtilsError, ParameterError
-from cifar_utils.predict import Source
+from cifar_utils.predict import Network, Source
 
 SUFFIXES = {"onnx": ".onnx", "litert": ".tflite", "savedmodel": ""}
 """How the file of a format is called; a SavedModel is a folder."""
@@ -96,12 +102,13 @@ def write(
     original = source.path.with_suffix(".keras")
     model = models.load(original)
     training.set_precision(model, "float32")
+    model(np.zeros((1, *IMAGE_SHAPE), np.uint8))  # Keras exports only what has been called
     suffix = f".int8{SUFFIXES[form]}" if int8 else SUFFIXES[form]
     path = path or original.with_name(f"{original.stem}{suffix or '_saved'}")
     shown = dataset.validation.first(images)
     with paths.atomic(path) as partial:
         _WRITERS[form](model, partial, dataset.train.first(300).images if int8 else None)
-        exported = _compare(model, original, partial, path, shown.images, shown.labels)
+        exported = _compare(model, original, partial, path, shown)
         if not int8 and exported.same < SAME:
             raise CifarUtilsError(
                 f"the {form} export gives another class for {1 - exported.same:.2%} of images; "
@@ -115,6 +122,14 @@ def write(
     }
     runs.write_json(path.with_name(path.name + ".json"), known)
     return exported
+
+
+def _needs(package: str) -> None:
+    """Refuse to go on without a package."""
+    if not importlib.util.find_spec(package):
+        raise CifarUtilsError(
+            f"this export needs {package}; install it with: pip install 'cifar-utils[export]'"
+        )
 
 
 def _onnx(model: keras.Model, path: Path, calibration: np.ndarray | None) -> None:
@@ -155,3 +170,63 @@ def _savedmodel(model: keras.Model, path: Path, calibration: np.ndarray | None) 
 
 
 _WRITERS = {"onnx": _onnx, "litert": _litert, "savedmodel": _savedmodel}
+
+
+class _Calibration:
+    """Images one by one, as ONNX Runtime's quantization asks for them."""
+
+    def __init__(self, path: Path, images: np.ndarray) -> None:
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        self._name = session.get_inputs()[0].name
+        self._images = iter(images)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        image = next(self._images, None)
+        return None if image is None else {self._name: image[None]}
+
+
+def _size(path: Path) -> float:
+    """Return the size of a file, or of all in a folder, in MB."""
+    files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
+    return sum(each.stat().st_size for each in files) / 1e6
+
+
+def _milliseconds(network: Network, image: np.ndarray, repeats: int = 200) -> tuple[float, float]:
+    """Return the median and the 99th percentile of the time for one image."""
+    seconds = []
+    for _ in range(repeats + 20):
+        started = time.perf_counter()
+        network(image[None])
+        seconds.append(time.perf_counter() - started)
+    middle, high = np.quantile(seconds[20:], [0.5, 0.99])
+    return 1e3 * float(middle), 1e3 * float(high)
+
+
+def _compare(
+    model: keras.Model, original: Path, written: Path, final: Path, shown: Split
+) -> Exported:
+    """Ask both about the same images."""
+    network = _saved(written) if written.is_dir() else predict.load(written)
+    parts = np.array_split(shown.images, max(1, len(shown) // 100))
+    ours = np.concatenate([np.asarray(network(part)) for part in parts])
+    theirs = np.concatenate([model.predict_on_batch(part) for part in parts])
+    return Exported(
+        final,
+        _size(written),
+        _size(original),
+        len(shown),
+        float((ours.argmax(axis=1) == theirs.argmax(axis=1)).mean()),
+        float(np.abs(ours - theirs).max()),
+        float((ours.argmax(axis=1) == shown.labels).mean()),
+        float((theirs.argmax(axis=1) == shown.labels).mean()),
+        _milliseconds(network, shown.images[0]),
+        _milliseconds(model.predict_on_batch, shown.images[0]),
+    )
+
+
+def _saved(folder: Path) -> Network:
+    """Return what a SavedModel computes."""
+    layer = keras.layers.TFSMLayer(folder, call_endpoint="serve")
+    return lambda images: np.asarray(layer(images))
