@@ -25,7 +25,10 @@ def address(tmp_path_factory):
     grey_network().save(path)
     sources = [
         predict.Source(name, path, 1.0, "highest probability", least)
-        for name, least in (("kind/model", 0.0), ("strict/model", 1.1))
+        for name, least in (
+            ("kind/model", 0.0),
+            ("strict/model-of-a-run-with-a-long-name-05_resnet50_finetuned", 1.1),
+        )
     ]
     listening = socket.create_server(("127.0.0.1", 0))
     server = waitress.create_server(
@@ -114,7 +117,7 @@ def test_pictures_are_dropped_and_pasted(page):
 
 
 def test_none_of_the_ten(page, files):
-    page.select_option("#model", "strict/model")
+    page.select_option("#model", index=1)
     page.set_input_files("#files", files["bird"])
     expect(page.locator("#results h3")).to_have_text("None of the ten")
     expect(page.locator(".none")).to_have_text("unlike what it was trained on")
