@@ -101,13 +101,12 @@ def write(
         raise ParameterError("a SavedModel has no 8 bits; choose onnx or litert")
     original = source.path.with_suffix(".keras")
     model = models.load(original)
-    training.set_precision(model, "float32")
-    model(np.zeros((1, *IMAGE_SHAPE), np.uint8))  # Keras exports only what has been called
+    portable = _portable(model)
     suffix = f".int8{SUFFIXES[form]}" if int8 else SUFFIXES[form]
     path = path or original.with_name(f"{original.stem}{suffix or '_saved'}")
     shown = dataset.validation.first(images)
     with paths.atomic(path) as partial:
-        _WRITERS[form](model, partial, dataset.train.first(300).images if int8 else None)
+        _WRITERS[form](portable, partial, dataset.train.first(300).images if int8 else None)
         exported = _compare(model, original, partial, path, shown)
         if not int8 and exported.same < SAME:
             raise CifarUtilsError(
@@ -122,6 +121,31 @@ def write(
     }
     runs.write_json(path.with_name(path.name + ".json"), known)
     return exported
+
+
+def _portable(model: keras.Model) -> keras.Model:
+    """Return the model in float32, without what no converter can write, ready to be exported.
+
+    The constants of a Normalization layer are no part of its graph; a Rescaling layer says the
+    same in plain numbers.
+    """
+
+    def layer(one: Any) -> Any:
+        if not isinstance(one, keras.layers.Normalization):
+            return one
+        mean, deviation = (np.ravel(value) for value in (one.mean, np.sqrt(one.variance)))
+        return keras.layers.Rescaling(
+            (1 / deviation).tolist(), (-mean / deviation).tolist(), dtype="float32"
+        )
+
+    training.set_precision(model, "float32")
+    plain = keras.models.clone_model(
+        keras.Model(model.input, model.output, name=model.name),
+        input_tensors=keras.Input(IMAGE_SHAPE, dtype="uint8", name="images"),
+        clone_function=layer,
+    )
+    plain(np.zeros((1, *IMAGE_SHAPE), np.uint8))  # Keras exports only what has been called
+    return plain
 
 
 def _needs(package: str) -> None:
