@@ -1,6 +1,8 @@
 """A trained model for other programs: written, compared with the original, and timed."""
 
 import importlib.util
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,15 +160,25 @@ def _needs(package: str) -> None:
 
 def _onnx(model: keras.Model, path: Path, calibration: np.ndarray | None) -> None:
     """Write ONNX; with images to calibrate by, in whole numbers of 8 bits."""
-    _needs("tf2onnx" if keras.backend.backend() == "tensorflow" else "jax2onnx")
+    _needs("tf2onnx")
+    folder, plain = path.with_name("saved"), path.with_name("plain.onnx")
+    _savedmodel(model, folder, None)
+    # Its command freezes what a graph has captured; Keras's own ONNX export leaves constants as
+    # inputs that nobody can give.
+    command = [sys.executable, "-m", "tf2onnx.convert", "--saved-model", str(folder)]
+    done = subprocess.run(
+        [*command, "--signature_def", "serve", "--opset", "18", "--output", str(plain)],
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise CifarUtilsError(f"tf2onnx failed: {done.stderr.strip().splitlines()[-1]}")
     if calibration is None:
-        model.export(path, format="onnx", verbose=False)
+        plain.rename(path)
         return
     from onnxruntime import quantization
 
-    plain = path.with_name("plain.onnx")
     prepared = path.with_name("prepared.onnx")
-    model.export(plain, format="onnx", verbose=False)
     quantization.quant_pre_process(plain, prepared)
     quantization.quantize_static(
         prepared, path, _Calibration(prepared, calibration), per_channel=True
