@@ -142,12 +142,15 @@ class UnavailableError(CifarUtilsError):
     """Something that this server cannot do."""
 
 
-def create(sources: Sequence[Source], limits: Limits | None = None) -> flask.Flask:
+def create(
+    sources: Sequence[Source], limits: Limits | None = None, *, framed: bool = False
+) -> flask.Flask:
     """Return the application (notebook 09 introduces it).
 
     Args:
         sources: Models to choose from; the first answers if none is named.
         limits: What it takes.
+        framed: Whether pages from elsewhere, such as a notebook's, may show it inside them.
 
     Raises:
         CifarUtilsError: There is no model, or the first cannot be loaded.
@@ -173,7 +176,9 @@ def create(sources: Sequence[Source], limits: Limits | None = None) -> flask.Fla
         path = rule.rule if rule else "unknown"
         meters.requests.labels(path, response.status_code).inc()
         meters.seconds.labels(path).observe(time.perf_counter() - flask.g.started)
-        response.headers.setdefault("Content-Security-Policy", _POLICY)
+        ancestors = "*" if framed else "'self'"
+        policy = f"{_POLICY}; frame-ancestors {ancestors}"
+        response.headers.setdefault("Content-Security-Policy", policy)
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Referrer-Policy"] = "no-referrer"
         response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
@@ -328,6 +333,5 @@ def create(sources: Sequence[Source], limits: Limits | None = None) -> flask.Fla
 
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
-    "connect-src 'self'; media-src 'self' blob:; form-action 'self'; base-uri 'none'; "
-    "frame-ancestors 'self'"
+    "connect-src 'self'; media-src 'self' blob:; form-action 'self'; base-uri 'none'"
 )
