@@ -153,7 +153,6 @@ def write_card(stage: runs.Stage) -> Path:
         if row["stage"] == stage.name and row.get("split") == "test"
     ]
     verdict = _verdict(stage.run, stage.run.results())
-    chosen = verdict is not None and verdict["stage"] == stage.name
     text = (
         _environment()
         .get_template("model_card.md.j2")
@@ -162,7 +161,7 @@ def write_card(stage: runs.Stage) -> Path:
             manifest=stage.run.manifest,
             rows=[metrics, *test],
             metrics=metrics,
-            reasons=verdict["reasons"] if verdict and chosen else "",
+            reasons=verdict["reasons"] if verdict and verdict["stage"] == stage.name else "",
             parameters=(stage.finished() or {}).get("parameters", {}),
         )
     )
