@@ -146,13 +146,9 @@ def write_card(stage: runs.Stage) -> Path:
     Raises:
         RunError: It has not.
     """
-    metrics = stage.metrics()
-    test = [
-        row
-        for row in stage.run.results()
-        if row["stage"] == stage.name and row.get("split") == "test"
-    ]
-    verdict = _verdict(stage.run, stage.run.results())
+    metrics, results = stage.metrics(), stage.run.results()
+    test = [row for row in results if row["stage"] == stage.name and row.get("split") == "test"]
+    verdict = _verdict(stage.run, results)
     text = (
         _environment()
         .get_template("model_card.md.j2")
