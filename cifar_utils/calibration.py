@@ -69,6 +69,16 @@ def reliability(
     return pd.DataFrame(rows)
 
 
+def _error(excess: np.ndarray, place: np.ndarray) -> float:
+    """Return the mean distance of confidence from accuracy over bins.
+
+    Args:
+        excess: Confidence minus whether the answer is right, ``(N,)``.
+        place: The bin of each, int64 ``(N,)``.
+    """
+    return float(np.abs(np.bincount(place, excess)).sum() / len(excess))
+
+
 def calibration_error(
     logits: np.ndarray,
     labels: np.ndarray,
@@ -96,16 +106,11 @@ def calibration_error(
     """
     confidence = highest_probability(logits)
     excess, count = confidence - evaluation.right(logits, labels), len(labels)
-    edges, place = _binned(confidence, bins, kind)
-
-    def error(weights: np.ndarray | None = None) -> float:
-        values = excess if weights is None else excess * weights
-        return float(np.abs(np.bincount(place, values, len(edges) - 1)).sum() / count)
-
-    found = error()
+    _, place = _binned(confidence, bins, kind)
+    found = _error(excess, place)
     generator = np.random.default_rng(0)
     drawn = [
-        error(np.bincount(generator.integers(0, count, count), minlength=count))
+        _error(excess * np.bincount(generator.integers(0, count, count), minlength=count), place)
         for _ in range(resamples)
     ]
     low, high = np.quantile(drawn, [0.025, 0.975])
@@ -130,12 +135,12 @@ def error_by_chance(
         ParameterError: There are no such bins.
     """
     confidence = highest_probability(logits)
-    edges, place = _binned(confidence, bins, kind)
+    _, place = _binned(confidence, bins, kind)
     generator = np.random.default_rng(0)
-    errors = []
-    for _ in range(draws):
-        excess = confidence - (generator.random(len(confidence)) < confidence)
-        errors.append(np.abs(np.bincount(place, excess, len(edges) - 1)).sum() / len(confidence))
+    errors = [
+        _error(confidence - (generator.random(len(confidence)) < confidence), place)
+        for _ in range(draws)
+    ]
     return float(np.quantile(errors, 0.95))
 
 

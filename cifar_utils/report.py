@@ -146,14 +146,9 @@ def write_card(stage: runs.Stage) -> Path:
     Raises:
         RunError: It has not.
     """
-    metrics = stage.metrics()
-    test = [
-        row
-        for row in stage.run.results()
-        if row["stage"] == stage.name and row.get("split") == "test"
-    ]
-    verdict = _verdict(stage.run, stage.run.results())
-    chosen = verdict is not None and verdict["stage"] == stage.name
+    metrics, results = stage.metrics(), stage.run.results()
+    test = [row for row in results if row["stage"] == stage.name and row.get("split") == "test"]
+    verdict = _verdict(stage.run, results)
     text = (
         _environment()
         .get_template("model_card.md.j2")
@@ -162,7 +157,7 @@ def write_card(stage: runs.Stage) -> Path:
             manifest=stage.run.manifest,
             rows=[metrics, *test],
             metrics=metrics,
-            reasons=verdict["reasons"] if verdict and chosen else "",
+            reasons=verdict["reasons"] if verdict and verdict["stage"] == stage.name else "",
             parameters=(stage.finished() or {}).get("parameters", {}),
         )
     )
