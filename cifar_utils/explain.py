@@ -12,12 +12,10 @@ from sklearn.preprocessing import normalize
 from cifar_utils import batches, native, transfer
 from cifar_utils.data import IMAGE_SHAPE
 from cifar_utils.errors import DataError, ParameterError
+from cifar_utils.occlusion import occlusion_maps, scaled
 
 _LEAST_SIDE = 4
 """Places along the side of a feature map below which a map of it says nothing about where."""
-
-_GREY = 127
-"""What hides a part of an image in ``occlusion``."""
 
 
 def _cut(model: keras.Model) -> tuple[keras.Model, keras.Model]:
@@ -93,77 +91,29 @@ def grad_cam(
     )
     weights = ops.mean(gradient, axis=(1, 2), keepdims=True)
     maps = np.asarray(ops.relu(ops.sum(weights * features, axis=-1)))
-    return _scaled(maps, images.shape[1:3])
+    return scaled(maps, images.shape[1:3])
 
 
 def occlusion(
-    model: keras.Model,
-    images: np.ndarray,
-    classes: np.ndarray | None = None,
-    *,
-    side: int = 8,
-    step: int = 4,
+    model: keras.Model, images: np.ndarray, classes: np.ndarray | None = None
 ) -> np.ndarray:
     """Return which places a class needs, without gradients (notebook 06 introduces it).
-
-    A grey square hides one part of the image after the other; where the class's logit falls, it was
-    needed (Zeiler and Fergus, arXiv 1311.2901).
 
     Args:
         model: From uint8 ``(N, 32, 32, 3)`` images to ``(N, K)`` logits.
         images: uint8 ``(N, 32, 32, 3)``.
         classes: Integers ``(N,)``; None for the class that the model predicts.
-        side: Of the square, in pixels.
-        step: From one square to the next, in pixels.
 
     Returns:
-        float32 ``(N, 32, 32)`` of 0 to 1, 1 where hiding costs most; all zero where it never does.
+        See ``occlusion.needed``.
 
     Raises:
         DataError: Images or classes have another shape.
-        ParameterError: The square does not fit.
     """
-    height, width = images.shape[1:3]
-    if not 1 <= side <= min(height, width) or step < 1:
-        raise ParameterError(
-            f"side {side} and step {step}: expected 1 to {min(height, width)} and at least 1"
-        )
     classes = _chosen(model, images, classes)
-    rows = range(0, height - side + 1, step)
-    columns = range(0, width - side + 1, step)
-    hidden = np.repeat(images[None], 1 + len(rows) * len(columns), axis=0)
-    for place, (row, column) in enumerate(np.ndindex(len(rows), len(columns)), start=1):
-        top, left = rows[row], columns[column]
-        hidden[place, :, top : top + side, left : left + side] = _GREY
-    logits = batches.predict(model, hidden.reshape(-1, *images.shape[1:]), len(images))
-    logits = logits.reshape(len(hidden), len(images), -1)
-    wanted = logits[:, np.arange(len(images)), classes]
-    maps = np.maximum(wanted[0] - wanted[1:], 0).T
-    maps = maps.reshape(-1, len(rows), len(columns))
-    return _scaled(maps, (height, width), side / 2, step)
-
-
-def _between(size: int, count: int, first: float, step: float) -> np.ndarray:
-    """Return weights ``(size, count)`` that give pixels values between those of places.
-
-    The centre of place ``n`` is ``first + n * step`` pixels from the edge; outside all centres a
-    pixel gets the value of the nearest place.
-    """
-    where = np.clip((np.arange(size) + 0.5 - first) / step, 0, count - 1)
-    return np.maximum(0, 1 - np.abs(where[:, None] - np.arange(count))).astype(np.float32)
-
-
-def _scaled(
-    maps: np.ndarray, shape: tuple[int, int], first: float | None = None, step: float | None = None
-) -> np.ndarray:
-    """Return maps of a shape, of 0 to 1; by default their places share the image evenly."""
-    rows, columns = (
-        _between(side, count, first or side / count / 2, step or side / count)
-        for side, count in zip(shape, maps.shape[1:], strict=True)
+    return occlusion_maps(
+        lambda hidden: batches.predict(model, hidden, len(images)), images, classes
     )
-    large = rows @ maps.astype(np.float32) @ columns.T
-    highest = large.max(axis=(1, 2), keepdims=True)
-    return np.divide(large, highest, out=np.zeros_like(large), where=highest > 0)
 
 
 def untrained(model: keras.Model, seed: int = 0) -> keras.Model:

@@ -7,7 +7,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +21,10 @@ import cifar_utils
 from cifar_utils import pictures
 from cifar_utils.archives import CLASS_NAMES
 from cifar_utils.errors import CifarUtilsError, ParameterError, PictureError
+from cifar_utils.occlusion import occlusion_maps
 from cifar_utils.predict import Predictor, Source
 from cifar_utils.web import openapi
-from cifar_utils.web.limits import BusyError, Gate, Rate
+from cifar_utils.web.limits import BusyError, Gate, Rate, TooManyError
 
 _LOG = logging.getLogger("cifar_utils.web")
 
@@ -50,16 +51,31 @@ class Limits:
 
 
 class Shelf:
-    """The models at hand; each is loaded when somebody asks for it, and stays.
+    """The models at hand; each is loaded when somebody asks for it, the last few stay.
 
     Args:
         sources: The first is the one that answers if none is named.
+        most: How many stay loaded.
     """
 
-    def __init__(self, sources: Sequence[Source]) -> None:
+    def __init__(self, sources: Sequence[Source], most: int = 8) -> None:
         self.sources = {source.name: source for source in sources}
-        self._loaded: dict[str, Predictor] = {}
+        self._most = most
+        self._loaded: dict[tuple[str, Callable[[Source], Any]], Any] = {}
         self._lock = threading.Lock()
+
+    def _kept(self, name: str, load: Callable[[Source], Any]) -> Any:
+        """Return what ``load`` makes of a model, from before if it was asked for lately."""
+        name = name or next(iter(self.sources))
+        if name not in self.sources:
+            raise ParameterError(f"no model is called {name!r}; see /api/models")
+        if (found := self._loaded.get((name, load))) is None:
+            with self._lock:
+                if (found := self._loaded.get((name, load))) is None:
+                    found = self._loaded[name, load] = load(self.sources[name])
+                    if len(self._loaded) > self._most:
+                        del self._loaded[next(iter(self._loaded))]
+        return found
 
     def predictor(self, name: str = "") -> Predictor:
         """Return a predictor by the name of its model.
@@ -67,19 +83,42 @@ class Shelf:
         Raises:
             ParameterError: There is no such model.
         """
-        name = name or next(iter(self.sources))
-        if name not in self.sources:
-            raise ParameterError(f"no model is called {name!r}; see /api/models")
-        with self._lock:
-            if name not in self._loaded:
-                made = Predictor(self.sources[name])
-                made.logits(np.zeros((1, pictures.SIDE, pictures.SIDE, 3), np.uint8))
-                self._loaded[name] = made
-            return self._loaded[name]
+        return self._kept(name, _warm)
 
-    def ready(self) -> bool:
-        """Return whether the first model is loaded."""
-        return next(iter(self.sources)) in self._loaded
+    def attention(self, name: str, pixels: np.ndarray) -> tuple[str, np.ndarray]:
+        """Return where a model looks, by gradients if Keras is there, else by hiding parts.
+
+        Args:
+            name: Of the model.
+            pixels: uint8 ``(32, 32, 3)``.
+
+        Returns:
+            The name of the method, and float32 ``(32, 32)`` of 0 to 1.
+
+        Raises:
+            ParameterError: There is no such model.
+        """
+        predictor, images = self.predictor(name), pixels[None]
+        path = predictor.source.path.with_suffix(".keras")
+        if path.is_file() and importlib.util.find_spec("keras"):
+            from cifar_utils import explain
+
+            return "Grad-CAM", explain.grad_cam(self._kept(name, _keras), images)[0]
+        classes = predictor.logits(images).argmax(axis=1)
+        return "hiding parts", occlusion_maps(predictor.logits, images, classes)[0]
+
+
+def _warm(source: Source) -> Predictor:
+    """Return a predictor that has answered once, so that nobody waits for what the first costs."""
+    predictor = Predictor(source)
+    predictor.logits(np.zeros((1, pictures.SIDE, pictures.SIDE, 3), np.uint8))
+    return predictor
+
+
+def _keras(source: Source) -> Any:
+    from cifar_utils import models
+
+    return models.load(source.path.with_suffix(".keras"))
 
 
 class Meters:
@@ -117,29 +156,11 @@ def _overlay(attention: np.ndarray) -> str:
     return _png(layer)
 
 
-def _explained(predictor: Predictor, pixels: np.ndarray) -> tuple[str, np.ndarray]:
-    """Return the name of a way to ask a model where it looks, and the map, ``(32, 32)``, 0 to 1.
-
-    Raises:
-        CifarUtilsError: Gradients need Keras and the model as it was saved.
-    """
-    path = predictor.source.path.with_suffix(".keras")
-    if not path.is_file() or not importlib.util.find_spec("keras"):
-        raise UnavailableError("Grad-CAM needs Keras and the model's .keras file")
-    from cifar_utils import explain, models
-
-    return "Grad-CAM", explain.grad_cam(models.load(path), pixels[None])[0]
-
-
 class _Request(flask.Request):
     """A request whose files stay in memory: nothing that is sent is written anywhere."""
 
     def _get_file_stream(self, *_: Any, **__: Any) -> io.BytesIO:
         return io.BytesIO()
-
-
-class UnavailableError(CifarUtilsError):
-    """Something that this server cannot do."""
 
 
 def create(
@@ -201,13 +222,10 @@ def create(
     def bad_parameter(error: ParameterError) -> flask.Response:
         return refused(400, str(error))
 
-    @app.errorhandler(UnavailableError)
-    def unavailable(error: UnavailableError) -> flask.Response:
-        return refused(501, str(error))
-
     @app.errorhandler(BusyError)
     def busy(error: BusyError) -> flask.Response:
-        return refused(503, str(error), **{"Retry-After": f"{error.seconds:.0f}"})
+        status = 429 if isinstance(error, TooManyError) else 503
+        return refused(status, str(error), **{"Retry-After": f"{error.seconds:.0f}"})
 
     @app.errorhandler(HTTPException)
     def other(error: HTTPException) -> flask.Response:
@@ -236,12 +254,9 @@ def create(
             )
         return [(each.filename or "", each.read(pictures.MOST_BYTES + 1)) for each in files]
 
-    def chosen() -> Predictor:
-        return shelf.predictor(flask.request.args.get("model", ""))
-
     def judged(contents: Sequence[tuple[str, bytes]]) -> list[dict[str, Any]]:
         rate.take(flask.request.remote_addr or "", len(contents))
-        predictor = chosen()
+        predictor = shelf.predictor(flask.request.args.get("model", ""))
         fit = flask.request.args.get("fit", "crop")
         found: list[dict[str, Any]] = []
         with gate.entered():
@@ -276,11 +291,11 @@ def create(
     def explain() -> flask.Response:
         ((_, content),) = sent()[:1]
         rate.take(flask.request.remote_addr or "")
-        predictor = chosen()
-        picture = pictures.read(content, fit=flask.request.args.get("fit", "crop"))
         with gate.entered():
-            name, attention = _explained(predictor, picture.pixels)
-        return flask.jsonify(method=name, overlay=_overlay(attention))
+            picture = pictures.read(content, fit=flask.request.args.get("fit", "crop"))
+            model = flask.request.args.get("model", "")
+            method, attention = shelf.attention(model, picture.pixels)
+        return flask.jsonify(method=method, overlay=_overlay(attention))
 
     @app.get("/api/models")
     def models() -> flask.Response:
@@ -321,7 +336,7 @@ def create(
 
     @app.get("/readyz")
     def ready() -> flask.Response:
-        return flask.jsonify(status="ready") if shelf.ready() else refused(503, "loading")
+        return refused(503, "busy") if gate.full else flask.jsonify(status="ready")
 
     @app.get("/metrics")
     def metrics() -> flask.Response:

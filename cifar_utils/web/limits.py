@@ -19,6 +19,10 @@ class BusyError(Exception):
         self.seconds = seconds
 
 
+class TooManyError(BusyError):
+    """This client has sent more than one may."""
+
+
 class Gate:
     """Lets a few in at a time, a few more wait, and turns all others away.
 
@@ -32,6 +36,13 @@ class Gate:
         self._free = threading.Semaphore(inside)
         self._places = threading.Semaphore(inside + waiting)
         self._patience = patience
+
+    @property
+    def full(self) -> bool:
+        """Whether one more would be turned away."""
+        if free := self._places.acquire(blocking=False):
+            self._places.release()
+        return not free
 
     @contextmanager
     def entered(self) -> Iterator[None]:
@@ -70,7 +81,7 @@ class Rate:
         """Count pictures of a client.
 
         Raises:
-            BusyError: It has sent too many.
+            TooManyError: It has sent too many.
         """
         if not self._minute:
             return
@@ -83,4 +94,4 @@ class Rate:
             if len(self._left) > self._clients:
                 self._left.popitem(last=False)
         if not enough:
-            raise BusyError(max(1.0, (min(count, self._minute) - left) * 60 / self._minute))
+            raise TooManyError(max(1.0, (min(count, self._minute) - left) * 60 / self._minute))

@@ -19,7 +19,8 @@ def _answers(good: dict[str, Any]) -> dict[str, Any]:
         "400": "A parameter is wrong; the message says what was expected.",
         "413": "The request is too large.",
         "422": "The picture cannot be read; the message says why.",
-        "503": "Too busy, or this client has sent too much; Retry-After says when to come again.",
+        "429": "This client has sent too many pictures; Retry-After says when to come again.",
+        "503": "Too busy; Retry-After says when to come again.",
     }
     answers = {
         status: {"description": text, **_content(_reference("Error"))}
@@ -148,7 +149,7 @@ def describe(most: int, version: str) -> dict[str, Any]:
             "/api/explain": {"post": explained},
             "/api/models": plain("List the models"),
             "/healthz": plain("Say whether the server lives"),
-            "/readyz": plain("Say whether it can answer: 200, or 503 while it loads"),
+            "/readyz": plain("Say whether it can take more: 200, or 503 while it is too busy"),
             "/metrics": plain("Numbers for Prometheus", "text/plain"),
         },
         "components": {

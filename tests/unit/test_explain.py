@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from cifar_utils import explain, models, pretrained, training, transfer
+from cifar_utils import explain, models, occlusion, pretrained, training, transfer
 from cifar_utils.data import Split
 from cifar_utils.errors import DataError, ParameterError
 from cifar_utils.recipes import Recipe
@@ -174,7 +174,7 @@ def test_what_cannot_be_mapped_is_refused(trained):
     with pytest.raises(DataError, match=r"one for each image, \(3,\)"):
         explain.occlusion(trained, split.images, split.labels[:2])
     with pytest.raises(ParameterError, match="side 33"):
-        explain.occlusion(trained, split.images, side=33)
+        occlusion.occlusion_maps(lambda images: images, split.images, split.labels, side=33)
     with pytest.raises(ParameterError, match="'logits' or 'head'"):
         explain.last_features(keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)]))
 

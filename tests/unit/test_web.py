@@ -136,7 +136,7 @@ def test_who_sends_too_much_waits(source):
     client = web.create([source], web.Limits(minute=2)).test_client()
     assert client.post("/api/predict/many", data=form(png(), png())).status_code == 200
     answer = client.post("/api/predict", data=form(png()))
-    assert answer.status_code == 503
+    assert answer.status_code == 429
     assert 1 <= int(answer.headers["Retry-After"]) <= 60
 
 
