@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -128,7 +129,13 @@ def parser() -> argparse.ArgumentParser:
     )
     serve.add_argument("--port", type=int, default=8000, help="default: 8000; 0 for any free one")
     serve.add_argument(
-        "--rate", metavar="N", type=int, help="pictures that a client may send in a minute"
+        "--rate",
+        metavar="N",
+        type=int,
+        help="pictures that a client may send in a minute, 0 for any number; default: 600",
+    )
+    serve.add_argument(
+        "--framed", action="store_true", help="let pages from elsewhere show it inside them"
     )
     serve.set_defaults(act=_serve)
 
@@ -137,12 +144,14 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         help="write a trained model for other programs",
         description="Write a trained model in another format, compare its answers with those of "
-        "the original on test images, and both in size and speed.",
+        "the original on validation images, and both in size and speed.",
     )
     export.add_argument("model", metavar="MODEL", help="as for cifar predict --model, or auto")
     export.add_argument("--format", choices=("onnx", "litert", "savedmodel"), default="onnx")
     export.add_argument(
-        "--int8", action="store_true", help="weights and sums of 8 bits: smaller, less accurate"
+        "--int8",
+        action="store_true",
+        help="weights and activations of 8 bits: smaller, less accurate",
     )
     export.add_argument("--output", metavar="PATH", help="default: beside the model")
     export.add_argument(
@@ -275,40 +284,51 @@ def _predict(options: argparse.Namespace) -> None:
     import csv
 
     from rich.console import Console
-    from rich.progress import track
+    from rich.progress import Progress
 
     from cifar_utils import predict
 
     if options.top < 1:
         raise ParameterError(f"--top {options.top}: expected a number from 1")
+    warnings.filterwarnings("ignore", module="PIL")
     paths = predict.expand(options.pictures)
     predictor = predict.Predictor(options.model, fit=options.fit)
     print(f"model: {predictor.source.name}", file=sys.stderr)
-    found = predictor.predict_many(paths)
-    if len(paths) > 100 and sys.stderr.isatty():
-        found = track(found, "pictures", len(paths), console=Console(stderr=True))
     rows = csv.writer(sys.stdout, lineterminator="\n")
     if options.csv:
-        rows.writerow(["path", "label", "nearest", "confidence", "why", "error"])
+        places = range(1, options.top + 1)
+        ranks = [f"{what}_{place}" for place in places for what in ("class", "probability")]
+        rows.writerow(["path", "label", "why", "error", *ranks])
     bad = 0
-    for path, each in zip(paths, found, strict=True):
-        if isinstance(each, Exception):
-            bad += 1
-            if options.json:
-                print(json.dumps({"path": str(path), "error": str(each)}))
+    # Of standard output rich would make lines of its own, and programs read those here.
+    with Progress(
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+        disable=len(paths) <= 100 or not sys.stderr.isatty(),
+    ) as progress:
+        found = progress.track(predictor.predict_many(paths), len(paths), description="pictures")
+        for path, each in zip(paths, found, strict=True):
+            if isinstance(each, PictureError):
+                bad += 1
+                if options.json:
+                    print(json.dumps({"path": str(path), "error": str(each)}))
+                elif options.csv:
+                    rows.writerow([path, "", "", each])
+                else:
+                    print(f"cifar: {path}: {each}", file=sys.stderr)
+            elif options.json:
+                print(json.dumps({"path": str(path), **each.record(options.top)}))
             elif options.csv:
-                rows.writerow([path, "", "", "", "", each])
+                ranked = [
+                    text for name, share in each.top(options.top) for text in (name, f"{share:.6f}")
+                ]
+                rows.writerow([path, each.label if each.known else "", each.why, "", *ranked])
             else:
-                print(f"cifar: {path}: {each}", file=sys.stderr)
-        elif options.json:
-            print(json.dumps({"path": str(path), **each.record(options.top)}))
-        elif options.csv:
-            label = each.label if each.known else ""
-            rows.writerow([path, label, each.label, f"{each.confidence:.6f}", each.why, ""])
-        else:
-            ranked = ", ".join(f"{name} {share:.1%}" for name, share in each.top(options.top))
-            verdict = "" if each.known else f"none of the ten classes ({each.why}); nearest: "
-            print(f"{path}: {verdict}{ranked}")
+                named = ", ".join(f"{name} {share:.1%}" for name, share in each.top(options.top))
+                verdict = "" if each.known else f"none of the ten classes ({each.why}); nearest: "
+                print(f"{path}: {verdict}{named}")
     if bad:
         raise PictureError(f"{bad:,} of {len(paths):,} pictures could not be read")
 
@@ -317,10 +337,11 @@ def _serve(options: argparse.Namespace) -> None:
     from cifar_utils import predict
     from cifar_utils.web import app, server
 
+    warnings.filterwarnings("ignore", module="PIL")
     first = predict.find(options.model)
-    others = [source for source in predict.available() if source.path != first.path]
-    limits = app.Limits() if options.rate is None else app.Limits(minute=options.rate)
-    server.serve([first, *others], options.host, options.port, limits)
+    others = [source for source in predict.available() if source.name != first.name]
+    limits = app.Limits() if options.rate is None else app.Limits(pictures_per_minute=options.rate)
+    server.serve([first, *others], options.host, options.port, limits, framed=options.framed)
 
 
 def _export(options: argparse.Namespace) -> None:

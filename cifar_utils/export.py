@@ -31,7 +31,8 @@ class Exported:
         path: Of the file, or of the folder of a SavedModel.
         megabytes: Size of the export.
         original_megabytes: Size of the original.
-        images: How many both were asked about.
+        images: How many validation images both were asked about.
+        data: Their kind: ``official``, ``modified`` or ``synthetic``.
         same: Share of these with the same class.
         difference: Largest difference of two logits.
         accuracy: Of the export on these images, 0 to 1.
@@ -44,6 +45,7 @@ class Exported:
     megabytes: float
     original_megabytes: float
     images: int
+    data: str
     same: float
     difference: float
     accuracy: float
@@ -57,7 +59,8 @@ class Exported:
         return [
             ("written", str(self.path)),
             ("size", f"{self.megabytes:.1f} MB, original {self.original_megabytes:.1f} MB"),
-            ("same class", f"{self.same:.2%} of {self.images:,} images"),
+            ("asked about", f"{self.images:,} validation images, {self.data}"),
+            ("same class", f"{self.same:.2%}"),
             ("largest difference", f"{self.difference:.2g} between logits"),
             ("accuracy", f"{self.accuracy:.2%}, original {self.original_accuracy:.2%}"),
             (
@@ -84,7 +87,8 @@ def write(
     Args:
         source: From ``predict.find``.
         form: A key of ``SUFFIXES``.
-        dataset: Validation images calibrate 8 bits and compare answers.
+        dataset: Some training images say how large values become, for 8 bits; validation images
+            compare answers.
         int8: Whether weights and activations become whole numbers of 8 bits.
         path: Where to; None for beside the original.
         images: How many validation images to compare answers on.
@@ -93,7 +97,7 @@ def write(
         What was written, and how it compares.
 
     Raises:
-        ParameterError: There is no such format, or not with 8 bits.
+        ParameterError: There is no such format, not with 8 bits, or no file that is called so.
         CifarUtilsError: A package is missing, or the export answers differently; it is not kept
             then.
     """
@@ -101,15 +105,17 @@ def write(
         raise ParameterError(f"unknown format {form!r}; expected {', '.join(SUFFIXES)}")
     if int8 and form == "savedmodel":
         raise ParameterError("a SavedModel has no 8 bits; choose onnx or litert")
-    original = source.path.with_suffix(".keras")
-    model = models.load(original)
-    portable = _portable(model)
+    original = predict.original(source.path)
     suffix = f".int8{SUFFIXES[form]}" if int8 else SUFFIXES[form]
     path = path or original.with_name(f"{original.stem}{suffix or '_saved'}")
+    if path.suffix != SUFFIXES[form]:
+        raise ParameterError(f"{path}: expected a name that ends in {SUFFIXES[form] or 'no dot'}")
+    model = models.load(original)
     shown = dataset.validation.first(images)
     with paths.atomic(path) as partial:
-        _WRITERS[form](portable, partial, dataset.train.first(300).images if int8 else None)
-        exported = _compare(model, original, partial, path, shown)
+        calibration = dataset.train.first(300).images if int8 else None
+        _WRITERS[form](_portable(model), partial, calibration)
+        exported = _compare(model, original, partial, path, shown, dataset.provenance.kind)
         if not int8 and exported.same < SAME:
             raise CifarUtilsError(
                 f"the {form} export gives another class for {1 - exported.same:.2%} of images; "
@@ -117,11 +123,12 @@ def write(
             )
     known = {
         "model": source.name,
+        "identity": predict.identity(original),
         "temperature": source.temperature,
         "score": source.score,
         "least_score": source.least_score,
     }
-    runs.write_json(path.with_name(path.name + ".json"), known)
+    runs.write_json(predict.notes(path), known)
     return exported
 
 
@@ -172,7 +179,8 @@ def _onnx(model: keras.Model, path: Path, calibration: np.ndarray | None) -> Non
         text=True,
     )
     if done.returncode:
-        raise CifarUtilsError(f"tf2onnx failed: {done.stderr.strip().splitlines()[-1]}")
+        said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        raise CifarUtilsError(f"tf2onnx failed: {said[-1]}")
     if calibration is None:
         plain.rename(path)
         return
@@ -241,18 +249,25 @@ def _milliseconds(network: Network, image: np.ndarray, repeats: int = 200) -> tu
 
 
 def _compare(
-    model: keras.Model, original: Path, written: Path, final: Path, shown: Split
+    model: keras.Model, original: Path, written: Path, final: Path, shown: Split, data: str
 ) -> Exported:
-    """Ask both about the same images."""
+    """Ask both about the same images.
+
+    Raises:
+        CifarUtilsError: The export gives what is no number.
+    """
     network = _saved(written) if written.is_dir() else predict.load(written)
     parts = np.array_split(shown.images, max(1, len(shown) // 100))
     ours = np.concatenate([np.asarray(network(part)) for part in parts])
     theirs = np.concatenate([model.predict_on_batch(part) for part in parts])
+    if not np.isfinite(ours).all():
+        raise CifarUtilsError("the export gives outputs that are no numbers, so it was not kept")
     return Exported(
         final,
         _size(written),
         _size(original),
         len(shown),
+        data,
         float((ours.argmax(axis=1) == theirs.argmax(axis=1)).mean()),
         float(np.abs(ours - theirs).max()),
         float((ours.argmax(axis=1) == shown.labels).mean()),

@@ -5,7 +5,8 @@ What cannot be read ends in a ``PictureError`` whose message is meant for the pe
 """
 
 import io
-import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,11 +19,17 @@ from cifar_utils.errors import ParameterError, PictureError, nearest
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 """Formats that are decoded; a file's content decides, not the end of its name."""
 
+SUFFIXES = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""How the names of pictures in a folder end; a file that is named itself may be called anything."""
+
 MOST_BYTES = 20_000_000
 """Size of the largest file."""
 
 MOST_PIXELS = 50_000_000
 """Pixels of the largest picture, a little more than a phone's camera makes."""
+
+MOST_SIDE = 65_535
+"""Pixels along the longer side; longer ones come from files made to exhaust memory."""
 
 SIDE = 32
 """Width and height in pixels of what the models see."""
@@ -30,18 +37,17 @@ SIDE = 32
 Fit = Literal["crop", "pad", "stretch"]
 """What happens to pictures that are not square: cut to the middle, set on grey, or squeezed."""
 
-FITS: tuple[Fit, ...] = ("crop", "pad", "stretch")
+FITS: dict[Fit, str] = {
+    "crop": "cut to the middle square",
+    "pad": "set on grey to make it square",
+    "stretch": "squeezed to a square",
+}
+"""What each of them does to a picture."""
 
 _GREY = (127, 127, 127)
 _DECODED_SIDE = 16 * SIDE
 """Large pictures are first brought near this size: quicker, and they take less memory."""
 
-_REDUCIBLE = ("L", "LA", "RGB", "RGBA", "CMYK")
-_SQUARED = {
-    "crop": "cut to the middle square",
-    "pad": "set on grey to make it square",
-    "stretch": "squeezed to a square",
-}
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -81,7 +87,7 @@ def content(path: Path) -> bytes:
     """
     try:
         if not path.is_file():
-            raise PictureError("there is no such file" if not path.exists() else "is not a file")
+            raise PictureError("it is not a file" if path.exists() else "there is no such file")
         with path.open("rb") as file:
             return file.read(MOST_BYTES + 1)
     except OSError as error:
@@ -102,41 +108,27 @@ def read(content: bytes, *, fit: Fit = "crop") -> Picture:
         PictureError: It is empty, too large, damaged or no picture.
         ParameterError: There is no such fit.
     """
-    _check_fit(fit)
+    check_fit(fit)
     if not content:
         raise PictureError("the file is empty")
     if len(content) > MOST_BYTES:
         raise PictureError(f"the file is too large; at most {MOST_BYTES / 1e6:.0f} MB are read")
     try:
-        with warnings.catch_warnings():
-            # Of large pictures and odd metadata; sizes are checked below, by a limit of ours.
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                _check_size(image.width, image.height)
-                return _read(image, fit)
-    except PictureError:
-        raise
-    except Image.DecompressionBombError:
-        raise PictureError(_too_many_pixels()) from None
+        with _damage_named(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            _check_size(image.width, image.height)
+            return _read(image, fit)
     except UnidentifiedImageError:
         raise PictureError(_unknown(content)) from None
-    except MemoryError:
-        raise PictureError("the picture does not fit into memory; make it smaller") from None
-    # Pillow's decoders raise nearly anything on files made to break them.
-    except Exception as error:
-        raise PictureError(
-            f"the picture is damaged: {str(error) or type(error).__name__}"
-        ) from error
 
 
 def from_image(image: Image.Image, *, fit: Fit = "crop") -> Picture:
     """Return what the models see of a Pillow image; arguments and errors are those of ``read``."""
-    _check_fit(fit)
+    check_fit(fit)
     _check_size(image.width, image.height)
-    try:
-        return _read(image.copy(), fit)
-    except OSError as error:
-        raise PictureError(f"the picture is damaged: {error}") from error
+    with _damage_named():
+        copied = image.copy()
+        copied.format = image.format
+        return _read(copied, fit)
 
 
 def from_array(array: np.ndarray, *, fit: Fit = "crop") -> Picture:
@@ -150,7 +142,7 @@ def from_array(array: np.ndarray, *, fit: Fit = "crop") -> Picture:
         PictureError: It has another type or shape, or too many pixels.
         ParameterError: There is no such fit.
     """
-    _check_fit(fit)
+    check_fit(fit)
     channels = array.shape[2] if array.ndim == 3 else 1
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or channels not in (1, 3, 4):
         raise PictureError(
@@ -163,7 +155,30 @@ def from_array(array: np.ndarray, *, fit: Fit = "crop") -> Picture:
     )
 
 
-def _check_fit(fit: str) -> None:
+@contextmanager
+def _damage_named() -> Iterator[None]:
+    """Say of a picture what is wrong, whatever the decoder says of it."""
+    try:
+        yield
+    except (PictureError, UnidentifiedImageError):
+        raise
+    except Image.DecompressionBombError:
+        raise PictureError(_too_many_pixels()) from None
+    except MemoryError:
+        raise PictureError("the picture does not fit into memory; make it smaller") from None
+    # Pillow's decoders raise nearly anything on files made to break them.
+    except Exception as error:
+        raise PictureError(
+            f"the picture is damaged: {str(error) or type(error).__name__}"
+        ) from error
+
+
+def check_fit(fit: str) -> None:
+    """Refuse what is no ``Fit``.
+
+    Raises:
+        ParameterError: There is no such fit.
+    """
     if fit not in FITS:
         raise ParameterError(f"unknown fit {fit!r}{nearest(fit, list(FITS))}")
 
@@ -172,6 +187,10 @@ def _check_size(width: int, height: int) -> None:
     """Refuse pictures without or with too many pixels, before one is decoded."""
     if width < 1 or height < 1:
         raise PictureError(f"the picture is {width} x {height} pixels; expected at least 1 x 1")
+    if max(width, height) > MOST_SIDE:
+        raise PictureError(
+            f"the picture is {width:,} x {height:,} pixels; at most {MOST_SIDE:,} along a side"
+        )
     if width * height > MOST_PIXELS:
         raise PictureError(_too_many_pixels(f"{width:,} x {height:,} are"))
 
@@ -196,35 +215,40 @@ def _unknown(content: bytes) -> str:
 def _read(image: Image.Image, fit: Fit) -> Picture:
     """Return what the models see of an image that has been opened."""
     notes = []
-    format = image.format or "array"
-    width, height = image.size
-    if getattr(image, "is_animated", False):
+    # Cameras append previews to a JPEG; Pillow calls that MPO, and it is still one picture.
+    format = {None: "array", "MPO": "JPEG"}.get(image.format, image.format or "")
+    if format != "JPEG" and getattr(image, "is_animated", False):
         image.seek(0)
         notes.append("the first of several frames")
-    times = max(1, min(width, height) // _DECODED_SIDE)
-    if format == "JPEG":
-        image.draft(None, (width // times, height // times))
     noted = image.getexif().get(ExifTags.Base.Orientation)
-    image.load()
-    # Pillow turns TIFF files itself, and then there is nothing noted any more.
+    width, height = image.size
+    if format == "JPEG":
+        times = _times(image)
+        image.draft(None, (width // times, height // times))
+        image.load()
+    else:
+        image.load()
+        width, height = image.size  # Pillow has turned a TIFF by now
     left = image.getexif().get(ExifTags.Base.Orientation)
-    times = max(1, min(image.size) // _DECODED_SIDE)
-    if times > 1 and image.mode in _REDUCIBLE and "transparency" not in image.info:
-        image = image.reduce(times)
-    if left in _TURNS:
-        image = image.transpose(_TURNS[left])
+    if left in _TURNS and left >= 5:
+        width, height = height, width
     if noted in _TURNS:
         notes.append("turned as the camera noted")
-        if noted >= 5:
-            width, height = height, width
     rgb = _rgb(image, notes)
+    if left in _TURNS:
+        rgb = rgb.transpose(_TURNS[left])
     if width != height:
-        notes.append(_SQUARED[fit])
+        notes.append(FITS[fit])
     return Picture(_fitted(rgb, fit), width, height, format, tuple(notes))
 
 
+def _times(image: Image.Image) -> int:
+    """Return by how much an image may shrink before it is looked at closely."""
+    return max(1, min(image.size) // _DECODED_SIDE)
+
+
 def _rgb(image: Image.Image, notes: list[str]) -> Image.Image:
-    """Return an image in RGB: transparent parts on white, 16 bits as 8, colours as in sRGB."""
+    """Return a smaller image in RGB: transparent parts on white, 16 bits as 8, colours as sRGB."""
     if image.mode.startswith("I;16"):
         values = np.asarray(image).astype(np.uint16)
         notes.append("16 bits a value made 8")
@@ -233,30 +257,32 @@ def _rgb(image: Image.Image, notes: list[str]) -> Image.Image:
         raise PictureError(
             f"the picture has values of 32 bits ({image.mode}); save it with 8 bits a value"
         )
-    image = _standard_colours(image, notes)
-    if image.has_transparency_data:
-        clear = image.convert("RGBA")
-        if clear.getextrema()[3][0] < 255:
-            notes.append("transparent parts shown on white")
-        white = Image.new("RGBA", clear.size, "white")
-        image = Image.alpha_composite(white, clear)
-    return image.convert("RGB")
+    profile, clear = image.info.get("icc_profile"), image.has_transparency_data
+    if image.mode not in ("L", "LA", "RGB", "RGBA", "CMYK") or "transparency" in image.info:
+        image = image.convert("RGBA" if clear else "RGB")
+    image = image.reduce(_times(image))
+    alpha = image.getchannel("A") if clear else None
+    if alpha:
+        image = image.convert("L" if image.mode == "LA" else "RGB")
+    image = _standard_colours(image, profile, notes).convert("RGB")
+    if alpha and alpha.getextrema()[0] < 255:
+        notes.append("transparent parts shown on white")
+        image = Image.composite(image, Image.new("RGB", image.size, "white"), alpha)
+    return image
 
 
-def _standard_colours(image: Image.Image, notes: list[str]) -> Image.Image:
+def _standard_colours(image: Image.Image, profile: bytes | None, notes: list[str]) -> Image.Image:
     """Convert from the colours of an embedded profile, if there is one that can be read."""
-    profile = image.info.get("icc_profile")
-    if not profile or image.mode not in ("RGB", "CMYK", "L"):
+    if not profile:
         return image
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        converted = ImageCms.profileToProfile(
+        return ImageCms.profileToProfile(
             image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
         )
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         notes.append("its colour profile could not be read")
         return image
-    return converted or image
 
 
 def _fitted(image: Image.Image, fit: Fit) -> np.ndarray:
@@ -270,7 +296,7 @@ def _fitted(image: Image.Image, fit: Fit) -> np.ndarray:
         side = max(width, height)
         if max(1, round(SIDE * min(width, height) / side)) < SIDE:
             inner = (max(1, round(SIDE * width / side)), max(1, round(SIDE * height / side)))
-            small = image.resize(inner, Image.Resampling.LANCZOS)
+            small = image.resize(inner, Image.Resampling.LANCZOS, reducing_gap=3.0)
             image = Image.new("RGB", (SIDE, SIDE), _GREY)
             image.paste(small, ((SIDE - inner[0]) // 2, (SIDE - inner[1]) // 2))
     if image.size != (SIDE, SIDE):

@@ -3,11 +3,16 @@
 Keras is imported only for models that need it: an exported one runs in ONNX Runtime or LiteRT.
 """
 
+import dataclasses
 import glob
+import hashlib
 import importlib.util
-import json
+import os
+import threading
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -29,11 +34,15 @@ Anything = str | Path | bytes | Image.Image | np.ndarray
 Network = Callable[[np.ndarray], np.ndarray]
 """From uint8 ``(N, 32, 32, 3)`` to float32 logits ``(N, 10)``."""
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-"""How the names of pictures in a folder end; a file that is named itself may be called anything."""
+ENGINES = {
+    ".onnx": (("onnxruntime",), "serve"),
+    ".tflite": (("ai_edge_litert",), "export"),
+    ".keras": (("tensorflow", "jax", "torch"), "cpu"),
+}
+"""What runs a file, by how its name ends: any of these packages, and the extra that brings one.
 
-ENGINES = {".onnx": "onnxruntime", ".tflite": "ai_edge_litert", ".keras": "keras"}
-"""The package that runs a file, by how its name ends; the first that is there is taken."""
+Of several files of one model the first is taken that can be run.
+"""
 
 
 @dataclass(frozen=True)
@@ -43,14 +52,14 @@ class Source:
     Attributes:
         name: ``RUN/STAGE``, or the path of a file that belongs to no run.
         path: Of the file.
-        temperature: To divide logits by for probabilities; 1 if nobody has fitted one.
+        temperature: To divide logits by for probabilities; None if nobody has fitted one.
         score: Of ``confidence.FROM_LOGITS``, None if nobody has chosen one.
         least_score: Below which a picture counts as none of the classes.
     """
 
     name: str
     path: Path
-    temperature: float = 1.0
+    temperature: float | None = None
     score: str | None = None
     least_score: float | None = None
 
@@ -109,6 +118,7 @@ class Prediction:
             "label": self.label if self.known else None,
             "nearest": self.label,
             "confidence": round(self.confidence, 6),
+            "calibrated": self.source.temperature is not None,
             "known": self.known,
             "why": self.why,
             "top": [
@@ -124,46 +134,76 @@ class Prediction:
         }
 
 
+def runnable(path: Path) -> bool:
+    """Return whether something that runs such a file is installed."""
+    packages, _ = ENGINES[path.suffix]
+    return any(importlib.util.find_spec(package) for package in packages)
+
+
+def original(path: Path) -> Path:
+    """Return the file that Keras saved, of a model or of what was exported from it."""
+    return path.with_name(f"{path.name.partition('.')[0]}.keras")
+
+
+def notes(path: Path) -> Path:
+    """Return the file that says of an exported model what serving needs to know."""
+    return path.with_name(f"{path.name}.json")
+
+
+def identity(path: Path) -> str:
+    """Return what changes with the content of a ``.keras`` file, without reading all of it."""
+    with zipfile.ZipFile(path) as archive:
+        members = [(each.filename, each.CRC) for each in archive.infolist()]
+    return hashlib.sha256(repr(members).encode()).hexdigest()[:16]
+
+
+def _trained() -> Iterator[tuple[int, bool, float, Source]]:
+    """Yield the trained models with the age of their runs, whether chosen, and their accuracy."""
+    for age, name in enumerate(reversed(runs.names())):
+        run = runs.load(name)
+        path = run.folder / "06_evaluation" / "serving.json"
+        serving = runs.read_json(path) if path.is_file() else {}
+        for stage in map(run.stage, runs.STAGES):
+            if not (stage.folder / "metrics.json").is_file():
+                continue
+            if (found := _file(stage.folder)) is None:
+                continue
+            title = stage.name.partition("_")[2]
+            known = serving.get("models", {}).get(title, {})
+            source = Source(
+                f"{name}/{stage.name}",
+                found,
+                known.get("temperature"),
+                serving.get("score"),
+                known.get("least_score"),
+            )
+            accuracy = stage.metrics().get("accuracy") or 0.0
+            yield age, serving.get("chosen") == title, accuracy, source
+
+
 def available() -> list[Source]:
     """Return the trained models in the artifacts folder, the one that ``auto`` means first.
 
     That is the model which notebook 06 chose in the newest run that has got so far, or else the
     newest run's model with the highest validation accuracy.
     """
-    ranked = []
-    for age, name in enumerate(reversed(runs.names())):
-        run = runs.load(name)
-        serving = _serving(run)
-        for stage in map(run.stage, runs.STAGES):
-            if (path := _file(stage.folder)) and (stage.folder / "metrics.json").is_file():
-                title = stage.name.partition("_")[2]
-                known = serving.get("models", {}).get(title, {})
-                source = Source(
-                    f"{name}/{stage.name}",
-                    path,
-                    known.get("temperature", 1.0),
-                    serving.get("score"),
-                    known.get("least_score"),
-                )
-                chosen = serving.get("chosen") == title
-                accuracy = stage.metrics().get("accuracy") or 0.0
-                ranked.append(((not chosen, age, -accuracy), source))
-    return [source for _, source in sorted(ranked, key=lambda pair: pair[0])]
-
-
-def _serving(run: runs.Run) -> dict[str, Any]:
-    """Return what notebook 06 found out for serving, nothing if it has not."""
-    path = run.folder / "06_evaluation" / "serving.json"
-    return runs.read_json(path) if path.is_file() else {}
+    ranked = sorted(_trained(), key=lambda found: (not found[1], found[0], -found[2]))
+    return [source for *_, source in ranked]
 
 
 def _file(folder: Path) -> Path | None:
     """Return the model in a stage's folder that runs quickest with what is installed."""
-    for suffix, package in ENGINES.items():
-        path = folder / f"model{suffix}"
-        if path.is_file() and importlib.util.find_spec(package):
-            return path
-    return None
+    paths = [folder / f"model{suffix}" for suffix in ENGINES]
+    return next((path for path in paths if path.is_file() and runnable(path) and _fits(path)), None)
+
+
+def _fits(path: Path) -> bool:
+    """Return whether a file belongs to the model beside it, and not to one trained before."""
+    if not original(path).is_file() or path == original(path):
+        return True
+    return notes(path).is_file() and runs.read_json(notes(path)).get("identity") == identity(
+        original(path)
+    )
 
 
 def find(model: str | Path = "auto") -> Source:
@@ -182,31 +222,32 @@ def find(model: str | Path = "auto") -> Source:
     if path.suffix in ENGINES:
         if not path.is_file():
             raise ParameterError(f"there is no model file {text!r}")
-        return _alone(path)
+        return _alone(path.resolve())
     known = available()
     if not known:
         raise RunError("there is no trained model yet; make some with: cifar run")
     if text == "auto":
         return known[0]
-    for source in known:
-        run, _, stage = source.name.partition("/")
-        number, _, title = stage.partition("_")
-        if text in (source.name, stage, title, number, f"{run}/{title}", f"{run}/{number}"):
+    run, _, stage = text.rpartition("/")
+    with suppress(ParameterError):
+        stage = runs.stage_name(stage)
+    newest = [source for *_, source in sorted(_trained(), key=lambda found: found[0])]
+    for source in newest:
+        if source.name == f"{run}/{stage}" or (not run and source.name.endswith(f"/{stage}")):
             return source
     raise ParameterError(f"no model is called {text!r}{nearest(text, [s.name for s in known])}")
 
 
 def _alone(path: Path) -> Source:
-    """Return what is known of a file: what an export wrote beside it, or its run."""
-    beside = path.with_suffix(path.suffix + ".json")
-    if beside.is_file():
-        known = json.loads(beside.read_text(encoding="utf-8"))
-        names = ("temperature", "score", "least_score")
-        return Source(str(path), path, **{name: known[name] for name in names if name in known})
+    """Return what is known of a file: what its run says, or what an export wrote beside it."""
     for source in available():
-        if source.path.parent == path.resolve().parent:
-            return Source(source.name, path, source.temperature, source.score, source.least_score)
-    return Source(str(path), path)
+        if original(source.path) == original(path):
+            return dataclasses.replace(source, path=path)
+    if notes(path).is_file():
+        known = runs.read_json(notes(path))
+        facts = (known.get(name) for name in ("temperature", "score", "least_score"))
+        return Source(known.get("model", path.name), path, *facts)
+    return Source(path.name, path)
 
 
 def load(path: Path) -> Network:
@@ -218,10 +259,13 @@ def load(path: Path) -> Network:
     Raises:
         CifarUtilsError: The package that runs it is not installed, or the file is damaged.
     """
-    package = ENGINES[path.suffix]
-    if not importlib.util.find_spec(package):
+    if path.suffix not in ENGINES:
+        raise CifarUtilsError(f"{path} is no model; expected one of {', '.join(ENGINES)}")
+    packages, extra = ENGINES[path.suffix]
+    if not runnable(path):
         raise CifarUtilsError(
-            f"{path.name} needs {package}; install it with: pip install 'cifar-utils[serve]'"
+            f"{path.name} needs {' or '.join(packages)}; "
+            f"install it with: pip install 'cifar-utils[{extra}]'"
         )
     try:
         return {".onnx": _onnx, ".tflite": _litert, ".keras": _keras}[path.suffix](path)
@@ -229,7 +273,7 @@ def load(path: Path) -> Network:
         raise
     # Each of the packages has errors of its own for a file that it cannot read.
     except Exception as error:
-        raise CifarUtilsError(f"{path} is no model that {package} can run: {error}") from error
+        raise CifarUtilsError(f"{path} is no model that can be run: {error}") from error
 
 
 def _onnx(path: Path) -> Network:
@@ -237,9 +281,9 @@ def _onnx(path: Path) -> Network:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        str(path), options, providers=onnxruntime.get_available_providers()
-    )
+    wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
+    providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
+    session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     name = session.get_inputs()[0].name
     return lambda images: session.run(None, {name: images})[0]
 
@@ -249,14 +293,16 @@ def _litert(path: Path) -> Network:
 
     interpreter = Interpreter(str(path))
     (given,), (found,) = interpreter.get_input_details(), interpreter.get_output_details()
+    alone = threading.Lock()
 
     def run(images: np.ndarray) -> np.ndarray:
-        if tuple(interpreter.get_input_details()[0]["shape"]) != images.shape:
-            interpreter.resize_tensor_input(given["index"], images.shape)
-            interpreter.allocate_tensors()
-        interpreter.set_tensor(given["index"], images)
-        interpreter.invoke()
-        return interpreter.get_tensor(found["index"])
+        with alone:
+            if tuple(interpreter.get_input_details()[0]["shape"]) != images.shape:
+                interpreter.resize_tensor_input(given["index"], images.shape)
+                interpreter.allocate_tensors()
+            interpreter.set_tensor(given["index"], images)
+            interpreter.invoke()
+            return interpreter.get_tensor(found["index"])
 
     interpreter.allocate_tensors()
     return run
@@ -276,17 +322,26 @@ class Predictor:
         fit: What to do with pictures that are not square.
 
     Raises:
-        CifarUtilsError: There is no such model, or nothing to run it with.
+        ParameterError: There is no such model, or no such fit.
+        CifarUtilsError: There is nothing to run it with.
     """
 
     def __init__(self, model: str | Path | Source = "auto", *, fit: Fit = "crop") -> None:
+        pictures.check_fit(fit)
         self.source = model if isinstance(model, Source) else find(model)
         self.fit = fit
         self._network = load(self.source.path)
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """Return float32 ``(N, 10)`` for uint8 ``(N, 32, 32, 3)``."""
-        return np.asarray(self._network(images), np.float32)
+        """Return float32 ``(N, 10)`` for uint8 ``(N, 32, 32, 3)``.
+
+        Raises:
+            CifarUtilsError: The model gives what is no number.
+        """
+        found = np.asarray(self._network(images), np.float32)
+        if not np.isfinite(found).all():
+            raise CifarUtilsError(f"{self.source.name} gives outputs that are no numbers")
+        return found
 
     def predict(self, picture: Anything) -> Prediction:
         """Return what the model says of one picture.
@@ -297,11 +352,15 @@ class Predictor:
         return self.judge([self.read(picture)])[0]
 
     def judge(self, seen: Sequence[Picture]) -> list[Prediction]:
-        """Return what the model says of pictures that have been read."""
+        """Return what the model says of pictures that have been read.
+
+        Raises:
+            CifarUtilsError: The model gives what is no number.
+        """
         if not seen:
             return []
         logits = self.logits(np.stack([picture.pixels for picture in seen]))
-        shares = special.softmax(logits.astype(np.float64) / self.source.temperature, axis=1)
+        shares = special.softmax(logits.astype(np.float64) / (self.source.temperature or 1), axis=1)
         rate = FROM_LOGITS.get(self.source.score or "")
         scores = [None] * len(seen) if rate is None else rate(logits).tolist()
         return [
@@ -358,24 +417,31 @@ class Predictor:
 def expand(given: Sequence[str]) -> list[Path]:
     """Return the files that paths, folders and patterns stand for, each once, in order.
 
-    Of a folder, and of those in it, all files whose names end in one of ``SUFFIXES``.
+    Of a folder, and of those in it, all files whose names end in one of ``pictures.SUFFIXES``.
 
     Raises:
         ParameterError: A folder or a pattern stands for nothing.
     """
     found: dict[Path, None] = {}
     for text in given:
-        path = Path(text)
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
-            if not inside:
-                raise ParameterError(f"no picture is in {text}; looked for {', '.join(SUFFIXES)}")
-            found |= dict.fromkeys(p for p in inside if p.is_file())
-        elif not path.exists() and glob.has_magic(text):
-            matched = sorted(glob.glob(text, recursive=True))  # noqa: PTH207, any folder
-            if not matched:
-                raise ParameterError(f"no file matches {text}")
-            found |= dict.fromkeys(Path(p) for p in matched if Path(p).is_file())
-        else:
-            found[path] = None
+        if not text:
+            raise ParameterError("a path is empty; name files, folders or patterns")
+        named = [text]
+        if glob.has_magic(text) and not os.path.lexists(text):
+            named = sorted(glob.glob(text, recursive=True))  # noqa: PTH207, any folder
+        inside = [path for each in named for path in _inside(Path(each))]
+        if not inside:
+            if named == [text]:
+                looked = ", ".join(pictures.SUFFIXES)
+                raise ParameterError(f"no picture is in {text}; looked for {looked}")
+            raise ParameterError(f"no file matches {text}")
+        found |= dict.fromkeys(inside)
     return list(found)
+
+
+def _inside(path: Path) -> list[Path]:
+    """Return the pictures in a folder, or the path itself if it is none."""
+    if not os.path.isdir(path):  # noqa: PTH112, which no name makes fail
+        return [path]
+    files = (Path(folder) / name for folder, _, names in os.walk(path) for name in names)
+    return sorted(file for file in files if file.suffix.lower() in pictures.SUFFIXES)

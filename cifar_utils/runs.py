@@ -33,6 +33,13 @@ STAGES: dict[str, tuple[str, ...]] = {
         "04_resnet50_frozen",
         "05_resnet50_finetuned",
     ),
+    "09_predict_and_deploy": (
+        "02_baseline_cnn",
+        "03_augmentation",
+        "04_resnet50_frozen",
+        "05_resnet50_finetuned",
+        "06_evaluation",
+    ),
 }
 """Every stage of the course and the stages whose artifacts it reads."""
 

@@ -4,27 +4,29 @@ import base64
 import importlib.util
 import io
 import logging
+import os
 import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import flask
 import numpy as np
 import prometheus_client as prometheus
 from PIL import Image
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 import cifar_utils
-from cifar_utils import pictures
+from cifar_utils import pictures, predict
 from cifar_utils.archives import CLASS_NAMES
 from cifar_utils.errors import CifarUtilsError, ParameterError, PictureError
 from cifar_utils.occlusion import occlusion_maps
 from cifar_utils.predict import Predictor, Source
 from cifar_utils.web import openapi
-from cifar_utils.web.limits import BusyError, Gate, Rate, TooManyError
+from cifar_utils.web.limits import BusyError, ConcurrencyLimit, RateLimit, TooManyError
 
 _LOG = logging.getLogger("cifar_utils.web")
 
@@ -34,47 +36,48 @@ class Limits:
     """What one server takes.
 
     Attributes:
-        most: Pictures in one request.
-        body: Bytes of one request.
-        minute: Pictures of one client in a minute; 0 for any number.
-        inside: Requests worked on at a time.
-        waiting: Requests that wait meanwhile; one more is answered with 503.
-        patience: Seconds that one waits at most.
+        max_pictures: In one request.
+        max_bytes: Of one request.
+        pictures_per_minute: Of one client; 0 for any number.
+        concurrency: Requests worked on at a time.
+        queue: Requests that wait meanwhile; one more is answered with 503.
+        queue_seconds: That one waits at most.
     """
 
-    most: int = 16
-    body: int = 2 * pictures.MOST_BYTES
-    minute: int = 600
-    inside: int = 2
-    waiting: int = 16
-    patience: float = 5.0
+    max_pictures: int = 16
+    max_bytes: int = pictures.MOST_BYTES + 1_000_000
+    pictures_per_minute: int = 600
+    concurrency: int = os.cpu_count() or 2
+    queue: int = 32
+    queue_seconds: float = 5.0
 
 
-class Shelf:
+class Models:
     """The models at hand; each is loaded when somebody asks for it, the last few stay.
 
     Args:
-        sources: The first is the one that answers if none is named.
+        sources: The first is the one that answers if none is named; it stays.
         most: How many stay loaded.
     """
 
     def __init__(self, sources: Sequence[Source], most: int = 8) -> None:
         self.sources = {source.name: source for source in sources}
-        self._most = most
+        self._first, self._most = sources[0].name, most
         self._loaded: dict[tuple[str, Callable[[Source], Any]], Any] = {}
         self._lock = threading.Lock()
 
     def _kept(self, name: str, load: Callable[[Source], Any]) -> Any:
         """Return what ``load`` makes of a model, from before if it was asked for lately."""
-        name = name or next(iter(self.sources))
-        if name not in self.sources:
+        key = (name or self._first, load)
+        if key[0] not in self.sources:
             raise ParameterError(f"no model is called {name!r}; see /api/models")
-        if (found := self._loaded.get((name, load))) is None:
+        if (found := self._loaded.get(key)) is None:
             with self._lock:
-                if (found := self._loaded.get((name, load))) is None:
-                    found = self._loaded[name, load] = load(self.sources[name])
-                    if len(self._loaded) > self._most:
-                        del self._loaded[next(iter(self._loaded))]
+                if (found := self._loaded.get(key)) is None:
+                    found = self._loaded[key] = load(self.sources[key[0]])
+                    others = [each for each in self._loaded if each[0] != self._first]
+                    if len(others) >= self._most:
+                        del self._loaded[others[0]]
         return found
 
     def predictor(self, name: str = "") -> Predictor:
@@ -82,11 +85,12 @@ class Shelf:
 
         Raises:
             ParameterError: There is no such model.
+            CifarUtilsError: It cannot be run.
         """
         return self._kept(name, _warm)
 
     def attention(self, name: str, pixels: np.ndarray) -> tuple[str, np.ndarray]:
-        """Return where a model looks, by gradients if Keras is there, else by hiding parts.
+        """Return where a model looks, by gradients if Keras can run it, else by hiding parts.
 
         Args:
             name: Of the model.
@@ -97,15 +101,16 @@ class Shelf:
 
         Raises:
             ParameterError: There is no such model.
+            CifarUtilsError: It cannot be run.
         """
         predictor, images = self.predictor(name), pixels[None]
-        path = predictor.source.path.with_suffix(".keras")
-        if path.is_file() and importlib.util.find_spec("keras"):
+        path = predict.original(predictor.source.path)
+        if path.is_file() and predict.runnable(path):
             from cifar_utils import explain
 
             return "Grad-CAM", explain.grad_cam(self._kept(name, _keras), images)[0]
         classes = predictor.logits(images).argmax(axis=1)
-        return "hiding parts", occlusion_maps(predictor.logits, images, classes)[0]
+        return "Occlusion", occlusion_maps(predictor.logits, images, classes)[0]
 
 
 def _warm(source: Source) -> Predictor:
@@ -118,10 +123,10 @@ def _warm(source: Source) -> Predictor:
 def _keras(source: Source) -> Any:
     from cifar_utils import models
 
-    return models.load(source.path.with_suffix(".keras"))
+    return models.load(predict.original(source.path))
 
 
-class Meters:
+class Metrics:
     """What happened, for Prometheus."""
 
     def __init__(self) -> None:
@@ -179,13 +184,14 @@ def create(
     if not sources:
         raise CifarUtilsError("there is no trained model to serve; make one with: cifar run")
     limits = limits or Limits()
-    shelf, meters = Shelf(sources), Meters()
-    shelf.predictor()
-    gate, rate = Gate(limits.inside, limits.waiting, limits.patience), Rate(limits.minute)
+    models, metrics = Models(sources), Metrics()
+    models.predictor()
+    concurrency = ConcurrencyLimit(limits.concurrency, limits.queue, limits.queue_seconds)
+    rate = RateLimit(limits.pictures_per_minute)
     app = flask.Flask(__name__)
     app.request_class = _Request
-    app.config["MAX_CONTENT_LENGTH"] = limits.body
-    app.config["MAX_FORM_PARTS"] = limits.most + 8
+    app.config["MAX_CONTENT_LENGTH"] = limits.max_bytes
+    app.config["MAX_FORM_PARTS"] = limits.max_pictures + 8
 
     @app.before_request
     def begin() -> None:
@@ -195,8 +201,8 @@ def create(
     def end(response: flask.Response) -> flask.Response:
         rule = flask.request.url_rule
         path = rule.rule if rule else "unknown"
-        meters.requests.labels(path, response.status_code).inc()
-        meters.seconds.labels(path).observe(time.perf_counter() - flask.g.started)
+        metrics.requests.labels(path, response.status_code).inc()
+        metrics.seconds.labels(path).observe(time.perf_counter() - flask.g.started)
         ancestors = "*" if framed else "'self'"
         policy = f"{_POLICY}; frame-ancestors {ancestors}"
         response.headers.setdefault("Content-Security-Policy", policy)
@@ -208,30 +214,31 @@ def create(
             response.headers["Cache-Control"] = "no-store"
         return response
 
-    def refused(status: int, message: str, **headers: str) -> flask.Response:
+    def refused(status: int, message: str) -> flask.Response:
         response = flask.jsonify(error=message)
         response.status_code = status
-        response.headers.update(headers)
         return response
 
-    @app.errorhandler(PictureError)
-    def bad_picture(error: PictureError) -> flask.Response:
-        return refused(422, str(error))
-
-    @app.errorhandler(ParameterError)
-    def bad_parameter(error: ParameterError) -> flask.Response:
-        return refused(400, str(error))
-
-    @app.errorhandler(BusyError)
-    def busy(error: BusyError) -> flask.Response:
-        status = 429 if isinstance(error, TooManyError) else 503
-        return refused(status, str(error), **{"Retry-After": f"{error.seconds:.0f}"})
+    @app.errorhandler(CifarUtilsError)
+    def ours(error: CifarUtilsError) -> flask.Response:
+        statuses = {PictureError: 422, ParameterError: 400, TooManyError: 429}
+        response = refused(statuses.get(type(error), 503), str(error))
+        if isinstance(error, BusyError):
+            response.headers["Retry-After"] = str(error.seconds)
+        return response
 
     @app.errorhandler(HTTPException)
     def other(error: HTTPException) -> flask.Response:
         if error.code == 413:
-            return refused(413, f"the request is too large; at most {limits.body:,} bytes are read")
-        return refused(error.code or 500, error.description or error.name)
+            return refused(
+                413,
+                f"the request is too large; at most {limits.max_bytes:,} bytes and "
+                f"{limits.max_pictures} pictures are read",
+            )
+        response = refused(error.code or 500, error.description or error.name)
+        if isinstance(error, MethodNotAllowed):
+            response.headers["Allow"] = ", ".join(error.valid_methods or ())
+        return response
 
     @app.errorhandler(Exception)
     def unexpected(error: Exception) -> flask.Response:
@@ -248,87 +255,103 @@ def create(
             return [("", flask.request.get_data())]
         if not files:
             raise ParameterError("no picture was sent; send one as the form field 'picture'")
-        if len(files) > limits.most:
+        if len(files) > limits.max_pictures:
             raise ParameterError(
-                f"{len(files)} pictures were sent; at most {limits.most} are taken at a time"
+                f"{len(files)} pictures were sent; at most {limits.max_pictures} are taken at a time"
             )
         return [(each.filename or "", each.read(pictures.MOST_BYTES + 1)) for each in files]
 
-    def judged(contents: Sequence[tuple[str, bytes]]) -> list[dict[str, Any]]:
-        rate.take(flask.request.remote_addr or "", len(contents))
-        predictor = shelf.predictor(flask.request.args.get("model", ""))
-        fit = flask.request.args.get("fit", "crop")
-        found: list[dict[str, Any]] = []
-        with gate.entered():
-            for name, content in contents:
-                try:
-                    picture = pictures.read(content, fit=fit)
-                except PictureError as error:
-                    meters.pictures.labels("refused").inc()
-                    found.append({"name": name, "error": str(error)})
-                    continue
-                (prediction,) = predictor.judge([picture])
-                meters.pictures.labels("known" if prediction.known else "unknown").inc()
-                record = {"name": name, **prediction.record(), "seen": _png(picture.pixels)}
-                found.append(record)
-        return found
+    def asked() -> tuple[str, str]:
+        """Return the names of the model and the fit that were asked for."""
+        return flask.request.args.get("model", ""), flask.request.args.get("fit", "crop")
+
+    def judged(most: int) -> list[dict[str, Any]]:
+        """Return what is on the pictures that were sent, or what is wrong with them."""
+        with concurrency.entered():
+            contents = sent()
+            if len(contents) > most:
+                raise ParameterError("several pictures were sent; /api/predict/many takes them")
+            rate.take(flask.request.remote_addr or "", len(contents))
+            name, fit = asked()
+            predictor = models.predictor(name)
+            return [named(predictor, fit, *each) for each in contents]
+
+    def named(predictor: Predictor, fit: str, name: str, content: bytes) -> dict[str, Any]:
+        try:
+            picture = pictures.read(content, fit=fit)
+        except PictureError as error:
+            metrics.pictures.labels("refused").inc()
+            return {"name": name, "error": str(error)}
+        (prediction,) = predictor.judge([picture])
+        metrics.pictures.labels("known" if prediction.known else "unknown").inc()
+        return {"name": name, **prediction.record(), "fit": fit, "seen": _png(picture.pixels)}
 
     @app.post("/api/predict")
     def predict_one() -> flask.Response:
-        contents = sent()
-        if len(contents) > 1:
-            raise ParameterError("several pictures were sent; /api/predict/many takes them")
-        (record,) = judged(contents)
+        (record,) = judged(1)
         if "error" in record:
             raise PictureError(record["error"])
         return flask.jsonify(record)
 
     @app.post("/api/predict/many")
     def predict_many() -> flask.Response:
-        return flask.jsonify(results=judged(sent()))
+        return flask.jsonify(results=judged(limits.max_pictures))
 
     @app.post("/api/explain")
     def explain() -> flask.Response:
-        ((_, content),) = sent()[:1]
-        rate.take(flask.request.remote_addr or "")
-        with gate.entered():
-            picture = pictures.read(content, fit=flask.request.args.get("fit", "crop"))
-            model = flask.request.args.get("model", "")
-            method, attention = shelf.attention(model, picture.pixels)
+        with concurrency.entered():
+            ((_, content),) = sent()[:1]
+            rate.take(flask.request.remote_addr or "")
+            name, fit = asked()
+            method, attention = models.attention(name, pictures.read(content, fit=fit).pixels)
         return flask.jsonify(method=method, overlay=_overlay(attention))
 
+    def card_of(source: Source) -> Path:
+        return source.path.parent / "MODEL_CARD.md"
+
     @app.get("/api/models")
-    def models() -> flask.Response:
+    def list_models() -> flask.Response:
         return flask.jsonify(
             models=[
-                {"name": source.name, "calibrated": source.least_score is not None}
-                for source in shelf.sources.values()
+                {
+                    "name": source.name,
+                    "file": source.path.name,
+                    "calibrated": source.temperature is not None,
+                    "knows_strangers": source.least_score is not None,
+                    "card": card_of(source).is_file(),
+                }
+                for source in models.sources.values()
             ],
             classes=list(CLASS_NAMES),
         )
 
     @app.get("/api/models/<path:name>/card")
     def card(name: str) -> flask.Response:
-        source = shelf.sources.get(name)
-        path = source.path.parent / "MODEL_CARD.md" if source else None
-        if path is None or not path.is_file():
-            raise ParameterError(f"no card of {name!r} is here; cifar report writes them")
-        return flask.Response(path.read_text(encoding="utf-8"), mimetype="text/markdown")
+        source = models.sources.get(name)
+        if source is None or not card_of(source).is_file():
+            raise NotFound(f"there is no card of {name!r}; cifar report writes them")
+        return flask.Response(card_of(source).read_text(encoding="utf-8"), mimetype="text/plain")
 
     @app.get("/openapi.json")
     def description() -> flask.Response:
-        return flask.jsonify(openapi.describe(limits.most, cifar_utils.__version__))
+        return flask.jsonify(openapi.describe(limits.max_pictures, cifar_utils.__version__))
 
     @app.get("/api")
     def documentation() -> str:
-        described = openapi.describe(limits.most, cifar_utils.__version__)
+        described = openapi.describe(limits.max_pictures, cifar_utils.__version__)
         return flask.render_template(
             "api.html", api=described, root=flask.request.url_root.rstrip("/")
         )
 
     @app.get("/")
     def page() -> str:
-        return flask.render_template("page.html", limits=limits, classes=CLASS_NAMES)
+        return flask.render_template(
+            "page.html",
+            limits=limits,
+            most_bytes=pictures.MOST_BYTES,
+            classes=CLASS_NAMES,
+            fits=pictures.FITS,
+        )
 
     @app.get("/healthz")
     def health() -> flask.Response:
@@ -336,11 +359,11 @@ def create(
 
     @app.get("/readyz")
     def ready() -> flask.Response:
-        return refused(503, "busy") if gate.full else flask.jsonify(status="ready")
+        return refused(503, "busy") if concurrency.full else flask.jsonify(status="ready")
 
     @app.get("/metrics")
-    def metrics() -> flask.Response:
-        text = prometheus.generate_latest(meters.registry)
+    def measured() -> flask.Response:
+        text = prometheus.generate_latest(metrics.registry)
         return flask.Response(text, content_type=prometheus.CONTENT_TYPE_LATEST)
 
     return app

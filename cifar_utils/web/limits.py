@@ -1,13 +1,16 @@
 """How much one server does at a time, and for one client."""
 
+import math
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from cifar_utils.errors import CifarUtilsError, ParameterError
 
-class BusyError(Exception):
+
+class BusyError(CifarUtilsError):
     """There is more to do than can be done soon.
 
     Attributes:
@@ -15,65 +18,74 @@ class BusyError(Exception):
     """
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(f"busy; try again in {seconds:.0f} s")
-        self.seconds = seconds
+        self.seconds = math.ceil(seconds)
+        super().__init__(f"busy; try again in {self.seconds} s")
 
 
 class TooManyError(BusyError):
     """This client has sent more than one may."""
 
 
-class Gate:
+class ConcurrencyLimit:
     """Lets a few in at a time, a few more wait, and turns all others away.
 
     Args:
-        inside: Requests that are worked on at a time.
-        waiting: Requests that wait meanwhile.
-        patience: Seconds that one waits at most.
+        concurrency: Requests that are worked on at a time.
+        queue: Requests that wait meanwhile.
+        seconds: That one waits at most.
     """
 
-    def __init__(self, inside: int, waiting: int, patience: float) -> None:
-        self._free = threading.Semaphore(inside)
-        self._places = threading.Semaphore(inside + waiting)
-        self._patience = patience
+    def __init__(self, concurrency: int, queue: int, seconds: float) -> None:
+        self._working = threading.Semaphore(concurrency)
+        self._places, self._seconds = concurrency + queue, seconds
+        self._taken = 0
+        self._counting = threading.Lock()
 
     @property
     def full(self) -> bool:
         """Whether one more would be turned away."""
-        if free := self._places.acquire(blocking=False):
-            self._places.release()
-        return not free
+        return self._taken >= self._places
+
+    def _count(self, change: int) -> None:
+        with self._counting:
+            if change > 0 and self.full:
+                raise BusyError(1)
+            self._taken += change
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """Hold a place inside.
+        """Be worked on.
 
         Raises:
-            BusyError: There is none, nor one to wait at; or the wait was too long.
+            BusyError: There is no place to wait at, or the wait was too long.
         """
-        if not self._places.acquire(blocking=False):
-            raise BusyError(1)
+        self._count(1)
         try:
-            if not self._free.acquire(timeout=self._patience):
-                raise BusyError(self._patience)
+            if not self._working.acquire(timeout=self._seconds):
+                raise BusyError(self._seconds)
             try:
                 yield
             finally:
-                self._free.release()
+                self._working.release()
         finally:
-            self._places.release()
+            self._count(-1)
 
 
-class Rate:
+class RateLimit:
     """Lets each client do so much a minute, in bursts as well (a token bucket each).
 
     Args:
-        minute: Pictures a client may send in a minute; 0 for any number.
+        per_minute: Pictures that a client may send in a minute; 0 for any number.
         clients: How many are remembered; the one that was away longest is forgotten first.
+
+    Raises:
+        ParameterError: The number is below 0.
     """
 
-    def __init__(self, minute: int, clients: int = 10_000) -> None:
-        self._minute, self._clients = minute, clients
+    def __init__(self, per_minute: int, clients: int = 10_000) -> None:
+        if per_minute < 0:
+            raise ParameterError(f"{per_minute} pictures a minute: expected 0, for any, or more")
+        self._per_minute, self._clients = per_minute, clients
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -82,16 +94,21 @@ class Rate:
 
         Raises:
             TooManyError: It has sent too many.
+            ParameterError: So many are never allowed at a time.
         """
-        if not self._minute:
+        if not self._per_minute:
             return
-        now = time.monotonic()
+        if count > self._per_minute:
+            raise ParameterError(
+                f"{count} pictures were sent; at most {self._per_minute} a minute are taken"
+            )
+        now, full = time.monotonic(), float(self._per_minute)
         with self._lock:
-            left, since = self._left.pop(client, (float(self._minute), now))
-            left = min(float(self._minute), left + (now - since) * self._minute / 60)
+            left, since = self._left.pop(client, (full, now))
+            left = min(full, left + (now - since) * full / 60)
             enough = left >= count
             self._left[client] = (left - count if enough else left, now)
             if len(self._left) > self._clients:
                 self._left.popitem(last=False)
         if not enough:
-            raise TooManyError(max(1.0, (min(count, self._minute) - left) * 60 / self._minute))
+            raise TooManyError((count - left) * 60 / full)

@@ -33,7 +33,10 @@ def _form(field: str, many: bool) -> dict[str, Any]:
     file: dict[str, Any] = {"type": "string", "format": "binary"}
     given = {"type": "array", "items": file} if many else file
     form = {"type": "object", "properties": {field: given}, "required": [field]}
-    return {"required": True, **_content(form, "multipart/form-data")}
+    bodies = _content(form, "multipart/form-data")["content"]
+    if not many:
+        bodies |= _content(file, "image/*")["content"]
+    return {"required": True, "content": bodies}
 
 
 def describe(most: int, version: str) -> dict[str, Any]:
@@ -66,7 +69,8 @@ def describe(most: int, version: str) -> dict[str, Any]:
                 "description": "The class; null if it looks like none of them.",
             },
             "nearest": {"type": "string", "enum": list(CLASS_NAMES)},
-            "confidence": {"type": "number", "description": "Calibrated probability of nearest."},
+            "confidence": {"type": "number", "description": "Probability of nearest."},
+            "calibrated": {"type": "boolean", "description": "Whether a temperature was fitted."},
             "known": {"type": "boolean"},
             "why": {"type": "string", "description": "What decided whether it is known."},
             "top": {
@@ -88,6 +92,7 @@ def describe(most: int, version: str) -> dict[str, Any]:
                     "notes": {"type": "array", "items": {"type": "string"}},
                 },
             },
+            "fit": {"type": "string", "enum": list(pictures.FITS)},
             "seen": {"type": "string", "description": "What the model saw, as a data address."},
             "model": {"type": "string"},
             "name": {"type": "string", "description": "Of the file, as it was sent."},
@@ -136,6 +141,10 @@ def describe(most: int, version: str) -> dict[str, Any]:
         good = {"description": "Done.", **_content({}, kind)}
         return {"get": {"summary": summary, "responses": {"200": good}}}
 
+    card = plain("Give the card of a model", "text/plain")
+    card["parameters"] = [
+        {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+    ]
     return {
         "openapi": "3.1.0",
         "info": {
@@ -148,6 +157,7 @@ def describe(most: int, version: str) -> dict[str, Any]:
             "/api/predict/many": {"post": many},
             "/api/explain": {"post": explained},
             "/api/models": plain("List the models"),
+            "/api/models/{name}/card": card,
             "/healthz": plain("Say whether the server lives"),
             "/readyz": plain("Say whether it can take more: 200, or 503 while it is too busy"),
             "/metrics": plain("Numbers for Prometheus", "text/plain"),

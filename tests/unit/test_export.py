@@ -8,7 +8,7 @@ import pytest
 from cifar_utils import cli, export, models, predict, pretrained, runs, transfer
 from cifar_utils.data import Dataset, Provenance
 from cifar_utils.errors import CifarUtilsError, ParameterError
-from tests.unit.test_predict import artifacts, flat, grey_network  # noqa: F401
+from tests.unit.grey import flat, grey_network, make_runs
 from tests.unit.trainable import coloured
 
 COUNTS = {"train": 300, "validation": 100, "test": 10}
@@ -52,6 +52,7 @@ def test_onnx_gives_the_logits_of_the_model_in_float32(tmp_path, dataset, name):
 def test_other_formats_give_the_same_answers(tmp_path, dataset, form):
     path = tmp_path / "model.keras"
     grey_network().save(path)
+    export.write(predict.Source("x", path), form, dataset)  # which the second takes the place of
     found = export.write(predict.Source("x", path), form, dataset)
     assert found.same == 1
     assert found.difference < 1e-3
@@ -86,12 +87,16 @@ def test_what_cannot_be_is_refused(tmp_path, dataset, monkeypatch):
         export.write(source, "onx", dataset)
     with pytest.raises(ParameterError, match="has no 8 bits"):
         export.write(source, "savedmodel", dataset, int8=True)
+    with pytest.raises(ParameterError, match="ends in .onnx"):
+        export.write(source, "onnx", dataset, path=tmp_path / "model.tflite")
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(CifarUtilsError, match=r"pip install 'cifar-utils\[export\]'"):
         export.write(source, "onnx", dataset)
 
 
-def test_the_command_exports_and_the_export_serves(artifacts, capsys):  # noqa: F811
+def test_the_command_exports_and_the_export_serves(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CIFAR_UTILS_ARTIFACTS_DIR", str(tmp_path))
+    make_runs()
     assert cli.main(["export", "auto", "--data", "synthetic"]) == 0
     assert "same class" in capsys.readouterr().out
     folder = runs.load("old").stage("03").folder

@@ -1,6 +1,10 @@
 import csv
 import io
 import json
+import os
+import subprocess
+import sys
+from contextlib import suppress
 
 import keras
 import numpy as np
@@ -8,59 +12,22 @@ import pytest
 from PIL import Image
 from scipy import special
 
-from cifar_utils import cli, models, predict, runs
+from cifar_utils import cli, predict, runs
 from cifar_utils.archives import CLASS_NAMES
 from cifar_utils.errors import CifarUtilsError, ParameterError, PictureError, RunError
-
-PROVENANCE = {"kind": "official", "source": "here", "fingerprint": "a" * 64}
-
-
-def grey_network():
-    """A class for each step of 25 grey levels, as logits that fall with the distance."""
-    images = keras.Input((32, 32, 3), dtype="uint8")
-    x = keras.layers.Rescaling(1 / 255)(images)
-    x = keras.layers.GlobalAveragePooling2D()(x)
-    model = keras.Model(images, models.logits(x))
-    centres = np.arange(10) * 25 / 255
-    kernel = np.tile(2 * centres * 50, (3, 1)) / 3
-    model.get_layer("logits").set_weights([kernel, -50 * centres**2])
-    return model
-
-
-def flat(level, size=(40, 40)):
-    return Image.new("RGB", size, (level, level, level))
-
+from tests.unit.grey import flat, grey_network, make_runs
 
 @pytest.fixture
 def artifacts(tmp_path, monkeypatch):
-    """Two runs; the older has chosen a model, the newer has one that is more accurate."""
-    keras.config.set_dtype_policy("float32")
     monkeypatch.setenv("CIFAR_UTILS_ARTIFACTS_DIR", str(tmp_path))
-    model = grey_network()
-    scores = {"accuracy_low": 0.1, "accuracy_high": 1.0, "n": 10, "split": "validation"}
-    for name, stage, accuracy in (
-        ("old", "02", 0.6),
-        ("old", "03", 0.5),
-        ("new", "02", 0.8),
-        ("new", "04", 0.9),
-    ):
-        run = runs.start(name, profile="cpu", seed=0, provenance=PROVENANCE)
-        where = run.stage(stage)
-        where.save_metrics(where.result(accuracy=accuracy, **scores))
-        model.save(where.folder / "model.keras")
-    known = {"temperature": 2.0, "least_score": 0.5}
-    serving = {
-        "chosen": "augmentation",
-        "score": "highest probability",
-        "models": {"augmentation": known},
-    }
-    runs.write_json(runs.load("old").stage("06").folder / "serving.json", serving)
+    make_runs()
     return tmp_path
 
 
 def test_the_chosen_model_comes_first_then_the_newest(artifacts):
     assert [source.name for source in predict.available()] == [
         "old/03_augmentation",
+        "newest/03_augmentation",
         "new/04_resnet50_frozen",
         "new/02_baseline_cnn",
         "old/02_baseline_cnn",
@@ -72,6 +39,8 @@ def test_the_chosen_model_comes_first_then_the_newest(artifacts):
     [
         ("auto", "old/03_augmentation"),
         ("02", "new/02_baseline_cnn"),
+        ("2", "new/02_baseline_cnn"),
+        ("03", "newest/03_augmentation"),
         ("baseline_cnn", "new/02_baseline_cnn"),
         ("old/02", "old/02_baseline_cnn"),
         ("old/baseline_cnn", "old/02_baseline_cnn"),
@@ -176,6 +145,12 @@ def test_paths_stand_for_files(folder):
     (folder / "empty").mkdir()
     with pytest.raises(ParameterError, match="no picture is in"):
         predict.expand([str(folder / "empty")])
+    with pytest.raises(ParameterError, match="no file matches"):
+        predict.expand([str(folder / "emp*")])
+    with pytest.raises(ParameterError, match="a path is empty"):
+        predict.expand([""])
+    assert predict.expand([str(folder / "mor*")]) == both[2:]
+    assert predict.expand(["x" * 5000]) == [predict.Path("x" * 5000)]
 
 
 def test_the_command_names_what_it_sees_and_what_it_cannot_read(folder, capsys):
@@ -200,4 +175,54 @@ def test_the_command_for_programs(folder, capsys):
     cli.main(["predict", str(folder), "--csv", "--model", "new/02"])
     table = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [row["label"] for row in table] == ["automobile", "", "bird"]
+    assert [row["class_1"] for row in table] == ["automobile", "", "bird"]
+    assert float(table[0]["probability_1"]) > float(table[0]["probability_3"])
     assert table[1]["error"]
+
+
+def test_an_export_of_another_training_is_not_used(artifacts):
+    folder = artifacts / "new" / "04_resnet50_frozen"
+    (folder / "model.onnx").write_bytes(b"not read here")
+    assert predict.find("new/04").path.name == "model.keras", "nobody knows what it is of"
+    identity = predict.identity(folder / "model.keras")
+    runs.write_json(folder / "model.onnx.json", {"identity": identity})
+    assert predict.find("new/04").path.name == "model.onnx"
+    other = grey_network()
+    other.get_layer("logits").bias.assign(np.ones(10))
+    other.save(folder / "model.keras")
+    assert predict.find("new/04").path.name == "model.keras"
+    (folder / "model.keras").unlink()
+    assert predict.find("new/04").path.name == "model.onnx", "in a container, say"
+
+
+def test_a_model_that_gives_no_numbers_is_said_to(tmp_path):
+    keras.config.set_dtype_policy("float32")
+    model = grey_network()
+    model.get_layer("logits").bias.assign(np.full(10, np.nan))
+    model.save(tmp_path / "model.keras")
+    with pytest.raises(CifarUtilsError, match="no numbers"):
+        predict.Predictor(tmp_path / "model.keras").predict(flat(75))
+
+
+def test_progress_goes_to_the_terminal_and_answers_to_the_file(artifacts, tmp_path):
+    """With a terminal for errors and a file for answers, as in `cifar predict DIR --json > FILE`."""
+    for number in range(101):
+        flat(75).save(tmp_path / f"{number}.png")
+    control, terminal = os.openpty()
+    with (tmp_path / "out.json").open("wb") as out:
+        code = "import sys; from cifar_utils import cli; sys.exit(cli.main(sys.argv[1:]))"
+        worker = subprocess.Popen(
+            [sys.executable, "-c", code, "predict", str(tmp_path / "*.png"), "--json"],
+            stdout=out,
+            stderr=terminal,
+        )
+        os.close(terminal)
+        shown = b""
+        with suppress(OSError):  # which is how a terminal says that nobody writes any more
+            while read := os.read(control, 4096):
+                shown += read
+        assert worker.wait(120) == 0
+    os.close(control)
+    assert b"pictures" in shown
+    lines = (tmp_path / "out.json").read_text().splitlines()
+    assert [json.loads(line)["label"] for line in lines] == ["cat"] * 101

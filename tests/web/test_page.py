@@ -12,7 +12,7 @@ from playwright.sync_api import expect
 
 from cifar_utils import predict
 from cifar_utils.web import app as web
-from tests.unit.test_predict import flat, grey_network
+from tests.unit.grey import flat, grey_network
 
 pytestmark = pytest.mark.browser
 

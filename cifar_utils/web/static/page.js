@@ -1,7 +1,11 @@
 "use strict";
 
 const find = (id) => document.getElementById(id);
-const most = Number(document.body.dataset.most);
+const { maxPictures, maxBytes } = Object.fromEntries(
+  Object.entries(document.body.dataset).map(([name, value]) => [name, Number(value)]),
+);
+const together = 2;
+const tries = 4;
 let stream = null;
 
 function say(text, isError = false) {
@@ -9,30 +13,37 @@ function say(text, isError = false) {
   find("status").classList.toggle("error", isError);
 }
 
-function query() {
-  return new URLSearchParams({ model: find("model").value, fit: find("fit").value });
-}
-
-async function ask(path, fields) {
+async function ask(path, file, model, fit) {
   const body = new FormData();
-  for (const [name, file] of fields) body.append(name, file, file.name || "picture.png");
-  let response;
-  try {
-    response = await fetch(`${path}?${query()}`, { method: "POST", body });
-  } catch {
-    throw new Error("The server cannot be reached. Is it still running?");
+  body.append("picture", file, file.name);
+  for (let left = tries; ; left -= 1) {
+    let response;
+    try {
+      response = await fetch(`${path}?${new URLSearchParams({ model, fit })}`, { method: "POST", body });
+    } catch {
+      throw new Error("The server cannot be reached. Is it still running?");
+    }
+    const wait = Number(response.headers.get("Retry-After"));
+    if (wait && left > 1) {
+      say(`The server is busy; trying again in ${wait} s …`);
+      await new Promise((resolve) => setTimeout(resolve, 1000 * wait));
+      continue;
+    }
+    const answer = await response.json().catch(() => ({}));
+    if (!response.ok || !Object.keys(answer).length) {
+      throw new Error(answer.error || `The server answered ${response.status}.`);
+    }
+    return answer;
   }
-  const answer = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error(answer.error || `The server answered ${response.status}.`);
-  return answer;
 }
 
 function percent(share) {
-  return `${(100 * share).toFixed(share > 0.9995 || share < 0.0005 ? 0 : 1)}%`;
+  if (share > 0.999) return "over 99.9%";
+  return share < 0.001 ? "under 0.1%" : `${(100 * share).toFixed(1)}%`;
 }
 
-function bars(list, top) {
-  for (const { label, probability } of top) {
+function bars(list, shares) {
+  list.replaceChildren(...shares.map(({ label, probability }) => {
     const line = document.createElement("li");
     const name = document.createElement("span");
     const meter = document.createElement("meter");
@@ -44,107 +55,157 @@ function bars(list, top) {
     share.className = "share";
     share.textContent = percent(probability);
     line.append(name, meter, share);
-    list.append(line);
-  }
+    return line;
+  }));
 }
 
-function show(file, record) {
+function makeCard(file) {
   const card = find("answer").content.firstElementChild.cloneNode(true);
   const part = (selector) => card.querySelector(selector);
   const address = URL.createObjectURL(file);
   const sent = part(".sent");
+  sent.alt = `your picture ${file.name}`;
+  for (const kind of ["load", "error"]) sent.addEventListener(kind, () => URL.revokeObjectURL(address));
   sent.src = address;
-  sent.alt = file.name ? `your picture ${file.name}` : "your picture";
-  sent.addEventListener("load", () => URL.revokeObjectURL(address));
-  sent.addEventListener("error", () => URL.revokeObjectURL(address));
-  if (record.error) {
-    card.classList.add("error");
-    part("h3").textContent = file.name || "This picture";
-    part(".verdict").textContent = record.error;
-    for (const selector of [".bars", ".notes", ".explain", ".pictures"]) part(selector).remove();
-  } else {
-    part(".seen").src = record.seen;
-    part("h3").textContent = record.known ? record.label : "None of the ten";
-    const verdict = part(".verdict");
-    if (record.known) {
-      verdict.textContent = `${percent(record.confidence)} sure`;
-    } else {
-      const mark = document.createElement("span");
-      mark.className = "none";
-      mark.textContent = "unlike what it was trained on";
-      verdict.append(mark, ` (${record.why}). If it had to choose: ${record.nearest}.`);
-    }
-    bars(part(".bars"), record.top.slice(0, 3));
-    const { width, height, format, notes } = record.picture;
-    part(".notes").textContent = [`${format}, ${width} x ${height} pixels`, ...notes].join("; ");
-    part(".explain").addEventListener("click", (event) => explain(event.target, card, file));
-  }
-  find("results").prepend(card);
+  card.file = file;
+  part("h3").textContent = file.name;
+  part(".explain").addEventListener("click", () => explain(card));
+  return card;
 }
 
-async function explain(button, card, file) {
-  const overlay = card.querySelector(".overlay");
-  if (overlay.src) {
-    overlay.hidden = !overlay.hidden;
+function fail(card, message) {
+  card.className = "card error";
+  card.querySelector("h3").textContent = card.file.name;
+  card.querySelector(".verdict").textContent = message;
+}
+
+function fill(card, record) {
+  const part = (selector) => card.querySelector(selector);
+  card.className = "card";
+  card.record = record;
+  part(".seen").src = record.seen;
+  part(".overlay").removeAttribute("src");
+  part(".overlay").hidden = true;
+  part(".explain").textContent = "Where did it look?";
+  part(".explain").setAttribute("aria-pressed", "false");
+  part("h3").textContent = record.known ? record.label : "None of the ten";
+  const verdict = part(".verdict");
+  const sure = `${percent(record.confidence)} sure${record.calibrated ? "" : " (not calibrated)"}`;
+  if (record.known) {
+    verdict.textContent = sure;
+  } else {
+    const mark = document.createElement("span");
+    mark.className = "none";
+    mark.textContent = "unlike what it was trained on";
+    verdict.replaceChildren(mark, ` (${record.why}). If it had to choose: ${record.nearest}.`);
+  }
+  bars(part(".bars"), record.top.slice(0, 3));
+  bars(part(".others"), record.top.slice(3));
+  const { width, height, format, notes } = record.picture;
+  part(".notes").textContent = [`${format}, ${width} x ${height} pixels`, ...notes].join("; ");
+  part(".by").textContent = `by ${record.model}`;
+}
+
+async function judgeCard(card) {
+  const { file } = card;
+  card.className = "card waiting";
+  card.querySelector(".verdict").textContent = "Looking at it …";
+  if (file.size > maxBytes) {
+    fail(card, `the file is too large; at most ${Math.floor(maxBytes / 1e6)} MB are read`);
     return;
   }
-  button.disabled = true;
-  button.textContent = "Looking …";
   try {
-    const { method, overlay: source } = await ask("api/explain", [["picture", file]]);
-    overlay.src = source;
-    overlay.alt = `${method}: where the model looked`;
-    overlay.hidden = false;
-    button.textContent = `Show or hide ${method}`;
+    fill(card, await ask("api/predict", file, find("model").value, find("fit").value));
   } catch (error) {
-    say(error.message, true);
-    button.textContent = "Where did it look?";
+    fail(card, error.message);
   }
-  button.disabled = false;
+}
+
+async function judgeCards(cards) {
+  say(cards.length === 1 ? "Looking at it …" : `Looking at ${cards.length} pictures …`);
+  find("results").setAttribute("aria-busy", "true");
+  const todo = [...cards];
+  await Promise.all(Array.from({ length: together }, async () => {
+    while (todo.length) await judgeCard(todo.shift());
+  }));
+  find("results").removeAttribute("aria-busy");
+  const bad = cards.filter((card) => card.classList.contains("error")).length;
+  const good = cards.length - bad;
+  const { record } = cards.find((card) => !card.classList.contains("error")) || {};
+  const first = record && (record.known ? `${record.label}, ${percent(record.confidence)} sure` : "none of the ten");
+  const answers = good === 1 ? `Answer: ${first}.` : `${good} answers.`;
+  say([good ? answers : "", bad ? `${bad} could not be read.` : ""].join(" ").trim(), !good);
 }
 
 async function judge(files) {
   const given = [...files];
   if (!given.length) return;
-  if (given.length > most) {
-    say(`${given.length} pictures are too many; at most ${most} at a time.`, true);
+  if (given.length > maxPictures) {
+    say(`${given.length} pictures are too many; at most ${maxPictures} at a time.`, true);
     return;
   }
-  say(given.length === 1 ? "Looking at it …" : `Looking at ${given.length} pictures …`);
-  try {
-    const { results } = await ask("api/predict/many", given.map((file) => ["pictures", file]));
-    results.forEach((record, place) => show(given[place], record));
-    const bad = results.filter((record) => record.error).length;
-    const good = results.length - bad;
-    const said = results.find((record) => !record.error);
-    const first = said && (said.known ? `${said.label}, ${percent(said.confidence)} sure` : "none of the ten");
-    say(
-      [good === 1 ? `Answer: ${first}.` : `${good} answers.`, bad ? `${bad} could not be read.` : ""]
-        .join(" ").trim(),
-      good === 0,
-    );
-  } catch (error) {
-    say(error.message, true);
-  }
+  const cards = given.map(makeCard);
+  const list = find("results");
+  list.prepend(...cards);
+  while (list.children.length > 2 * maxPictures) list.lastElementChild.remove();
+  find("clear").hidden = false;
+  cards[0].scrollIntoView({ block: "nearest" });
+  await judgeCards(cards);
 }
 
-async function models() {
+async function explain(card) {
+  const button = card.querySelector(".explain");
+  const overlay = card.querySelector(".overlay");
+  if (!overlay.src) {
+    button.textContent = "Looking …";
+    try {
+      const { model, fit } = card.record;
+      const { method, overlay: source } = await ask("api/explain", card.file, model, fit);
+      overlay.src = source;
+      overlay.alt = `${method}: where the model looked`;
+      button.textContent = `Where it looked (${method})`;
+      say(`${method}: coloured is where the model looked.`);
+    } catch (error) {
+      say(error.message, true);
+      button.textContent = "Where did it look?";
+      return;
+    }
+  } else if (!overlay.hidden) {
+    overlay.hidden = true;
+    button.setAttribute("aria-pressed", "false");
+    return;
+  }
+  overlay.hidden = false;
+  button.setAttribute("aria-pressed", "true");
+}
+
+async function listModels() {
   try {
-    const answer = await (await fetch("api/models")).json();
-    for (const { name } of answer.models) find("model").append(new Option(name, name));
-    named();
+    const { models } = await (await fetch("api/models")).json();
+    for (const { name, card } of models) {
+      const option = new Option(name, name);
+      option.dataset.card = card ? `api/models/${name.split("/").map(encodeURIComponent).join("/")}/card` : "";
+      find("model").append(option);
+    }
+    nameCard();
   } catch {
     say("The server cannot be reached. Is it still running?", true);
   }
 }
 
-function named() {
-  const name = find("model").value;
-  find("card").href = `api/models/${name}/card`;
-  find("card").hidden = !name;
+function nameCard() {
+  const { card } = find("model").selectedOptions[0].dataset;
+  find("card").href = card;
+  find("card").hidden = !card;
+}
+
+function askAgain() {
+  const cards = [...find("results").children];
+  if (cards.length) judgeCards(cards);
 }
 
 async function openCamera() {
+  if (stream) return;
   try {
     stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
   } catch {
@@ -165,6 +226,10 @@ function closeCamera() {
 
 function shoot() {
   const video = find("video");
+  if (!video.videoWidth) {
+    say("The camera is not ready yet; try again in a moment.", true);
+    return;
+  }
   const canvas = document.createElement("canvas");
   canvas.width = video.videoWidth;
   canvas.height = video.videoHeight;
@@ -172,11 +237,32 @@ function shoot() {
   canvas.toBlob((blob) => judge([new File([blob], "camera.png", { type: "image/png" })]), "image/png");
 }
 
+async function trySample(button) {
+  try {
+    const blob = await (await fetch(button.firstElementChild.src)).blob();
+    await judge([new File([blob], `${button.dataset.name}.png`, { type: "image/png" })]);
+  } catch {
+    say("The server cannot be reached. Is it still running?", true);
+  }
+}
+
 find("form").addEventListener("submit", (event) => event.preventDefault());
 find("files").addEventListener("change", (event) => {
-  judge(event.target.files).then(() => { event.target.value = ""; });
+  const files = [...event.target.files];
+  event.target.value = "";
+  judge(files);
 });
-find("model").addEventListener("change", named);
+find("model").addEventListener("change", () => {
+  nameCard();
+  askAgain();
+});
+find("fit").addEventListener("change", askAgain);
+find("clear").addEventListener("click", () => {
+  find("results").replaceChildren();
+  find("clear").hidden = true;
+  say("");
+  find("files").focus();
+});
 for (const kind of ["dragenter", "dragover"]) {
   document.addEventListener(kind, (event) => {
     event.preventDefault();
@@ -193,10 +279,7 @@ document.addEventListener("drop", (event) => {
 });
 document.addEventListener("paste", (event) => judge(event.clipboardData.files));
 for (const button of document.querySelectorAll(".sample")) {
-  button.addEventListener("click", async () => {
-    const blob = await (await fetch(button.firstElementChild.src)).blob();
-    judge([new File([blob], `${button.dataset.name}.png`, { type: "image/png" })]);
-  });
+  button.addEventListener("click", () => trySample(button));
 }
 if (navigator.mediaDevices?.getUserMedia) {
   find("camera").hidden = false;
@@ -204,4 +287,4 @@ if (navigator.mediaDevices?.getUserMedia) {
   find("shoot").addEventListener("click", shoot);
   find("stop").addEventListener("click", closeCamera);
 }
-models();
+listModels();
