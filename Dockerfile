@@ -9,5 +9,5 @@ RUN pip install --no-cache-dir ".[serve]" && useradd --system page
 USER page
 ENV CIFAR_UTILS_ARTIFACTS_DIR=/artifacts PYTHONUNBUFFERED=1
 EXPOSE 8000
-HEALTHCHECK CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/readyz')"]
+HEALTHCHECK CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/healthz')"]
 CMD ["cifar", "serve", "--host", "0.0.0.0"]
