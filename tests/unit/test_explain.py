@@ -102,7 +102,7 @@ def test_all_maps_are_compared_on_the_same_classes(trained):
 
 def test_a_hidden_square_is_mapped_where_it_was():
     """Places of a map stand for the middles of the squares, not for even parts of the image."""
-    weights = explain._between(32, 7, 4, 4)
+    weights = occlusion._between(32, 7, 4, 4)
     np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-6)
     np.testing.assert_allclose(
         weights @ (4.0 * np.arange(1, 8)), np.clip(np.arange(32) + 0.5, 4, 28)

@@ -175,7 +175,7 @@ def test_the_command_for_programs(folder, capsys):
     cli.main(["predict", str(folder), "--csv", "--model", "new/02"])
     table = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [row["label"] for row in table] == ["automobile", "", "bird"]
-    assert [row["class_1"] for row in table] == ["automobile", "", "bird"]
+    assert [row["class_1"] for row in table] == ["automobile", None, "bird"]
     assert float(table[0]["probability_1"]) > float(table[0]["probability_3"])
     assert table[1]["error"]
 
