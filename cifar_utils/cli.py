@@ -444,7 +444,7 @@ def tables(rows: list[dict[str, Any]]) -> "list[Table]":
             failed = row.get("failed_tests")
             cells = _cells(
                 *(row[name] for name in names),
-                None if failed is None else f"fails {failed} tests" if failed else "passes",
+                failed and f"fails {failed} test{'s' * (failed > 1)}" if failed != 0 else "passes",
                 row["seed"],
                 _percent(row["accuracy"], row["accuracy_low"], row["accuracy_high"]),
                 f"{row['n']:,}",

@@ -64,10 +64,12 @@ def grad_cam(
 ) -> np.ndarray:
     """Return which places speak for a class, by gradients (notebook 06 introduces it).
 
-    Grad-CAM (Selvaraju et al., arXiv 1610.02391): the channels of a late feature map, weighted by
-    how much each would raise the class's logit, summed, negative ones set to zero. The map is the
-    last one with at least 4 x 4 places, in ResNet50 the last one that a stage begins with, so it is
-    coarse: it says where, not what.
+    Grad-CAM (Selvaraju et al., arXiv 1610.02391) without its average over places, known as HiResCAM
+    (Draelos and Carin, arXiv 2011.08891): a late feature map times how much each of its values
+    would raise the class's logit, summed over channels, negative ones set to zero. The two are one
+    where global average pooling follows; where maximum pooling does, the average is often negative
+    for every channel, and the map empty. The map is the last one with at least 4 x 4 places, in
+    ResNet50 the last one that a stage begins with, so it is coarse: it says where, not what.
 
     Args:
         model: From uint8 ``(N, 32, 32, 3)`` images to ``(N, K)`` logits.
@@ -89,8 +91,7 @@ def grad_cam(
     gradient = native.gradient(
         lambda seen: ops.sum(wanted * ops.cast(upper(seen, training=False), "float32")), features
     )
-    weights = ops.mean(gradient, axis=(1, 2), keepdims=True)
-    maps = np.asarray(ops.relu(ops.sum(weights * features, axis=-1)))
+    maps = np.asarray(ops.relu(ops.sum(gradient * features, axis=-1)))
     return scaled(maps, images.shape[1:3])
 
 

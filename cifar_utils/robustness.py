@@ -1,6 +1,7 @@
 """What a model does when the pictures change a little: by accident, on purpose, and not at all."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -60,6 +61,10 @@ def corrupted(
     return pd.DataFrame(rows)
 
 
+_BATCH = 100
+"""Images that are attacked at a time."""
+
+
 def attack(
     model: keras.Model,
     split: Split,
@@ -67,7 +72,7 @@ def attack(
     *,
     steps: int = 1,
     seed: int = 0,
-    batch_size: int = 100,
+    batch_size: int = _BATCH,
 ) -> np.ndarray:
     """Return images moved so that the model errs, by at most ``epsilon`` grey levels a value.
 
@@ -91,9 +96,32 @@ def attack(
     """
     if epsilon <= 0 or steps < 1:
         raise ParameterError(f"epsilon {epsilon} and steps {steps}: expected both above 0")
-    size = epsilon if steps == 1 else epsilon / 4
+    return _attack(_uphill(model), split, epsilon, steps, seed, batch_size)
+
+
+def _uphill(model: keras.Model) -> Callable[[np.ndarray, np.ndarray], Any]:
+    """Return what gives the gradient of a model's loss at float32 images, for their labels."""
     twin = adversarial.float_twin(model)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=None)
+
+    def uphill(images: Any, labels: Any) -> Any:
+        return native.gradient(
+            lambda seen: ops.sum(loss(labels, twin(seen, training=False))), images
+        )
+
+    return native.compiled(uphill)
+
+
+def _attack(
+    uphill: Callable[[np.ndarray, np.ndarray], Any],
+    split: Split,
+    epsilon: float,
+    steps: int,
+    seed: int,
+    batch_size: int,
+) -> np.ndarray:
+    """Return images moved uphill; see ``attack``."""
+    size = epsilon if steps == 1 else epsilon / 4
     generator = np.random.default_rng(seed)
     found = np.empty(split.images.shape, np.uint8)
     for start in range(0, len(split), batch_size):
@@ -104,11 +132,7 @@ def attack(
             shifts = generator.uniform(-epsilon, epsilon, clean.shape)
             moved = np.clip(clean + shifts, 0, 255).astype(np.float32)
         for _ in range(steps):
-            gradient = native.gradient(
-                lambda seen, labels=labels: ops.sum(loss(labels, twin(seen, training=False))),
-                ops.convert_to_tensor(moved),
-            )
-            moved = moved + size * np.sign(np.asarray(gradient))
+            moved = moved + np.float32(size) * np.sign(np.asarray(uphill(moved, labels)))
             moved = np.clip(np.clip(moved, clean - epsilon, clean + epsilon), 0, 255)
         # Rounded towards the clean image, or half a grey level could leave the allowed range.
         found[start : start + batch_size] = clean + np.trunc(moved - clean)
@@ -136,9 +160,9 @@ def attacked(models: Mapping[str, keras.Model], split: Split, *, seed: int = 0) 
     """
     found: dict[str, dict[str, float]] = {}
     for name, model in models.items():
-        found[name] = {}
+        found[name], uphill = {}, _uphill(model)
         for title, (epsilon, steps) in ATTACKS.items():
-            moved = attack(model, split, epsilon, steps=steps, seed=seed)
+            moved = _attack(uphill, split, epsilon, steps, seed, _BATCH)
             logits = evaluation.predict_logits(model, moved)
             found[name][title] = evaluation.accuracy(logits, split.labels).value
     return pd.DataFrame.from_dict(found, orient="index")

@@ -127,6 +127,21 @@ def test_gradients_by_hand():
     assert not against.any(), "nothing speaks for a class that red speaks against"
 
 
+def test_after_maximum_pooling_the_map_is_where_the_maximum_was():
+    """Averaged over places the gradient would be the same everywhere, and so the map red itself."""
+    images = keras.Input((32, 32, 3), dtype="uint8")
+    x = keras.layers.Rescaling(1 / 255)(images)
+    x = keras.layers.Conv2D(1, 1, use_bias=False, name="red")(x)
+    model = keras.Model(images, models.logits(keras.layers.GlobalMaxPooling2D()(x)))
+    model.get_layer("red").set_weights([np.array([1, 0, 0], np.float32).reshape(1, 1, 3, 1)])
+    model.get_layer("logits").set_weights([np.ones((1, 10), np.float32), np.zeros(10, np.float32)])
+    pixels = np.random.default_rng(0).integers(0, 200, (1, 32, 32, 3), dtype=np.uint8)
+    pixels[0, 5, 20, 0] = 255
+    (found,) = explain.grad_cam(model, pixels)
+    assert found[5, 20] == 1
+    assert np.count_nonzero(found) == 1
+
+
 @pytest.mark.parametrize("make", [models.baseline_cnn, models.fast_cnn])
 def test_networks_of_the_course_have_maps(make):
     images = marked(3)[0].images
