@@ -80,9 +80,7 @@ class Server:
         started = time.perf_counter()
         command = [CIFAR, "serve", "--model", source.name, "--port", "0", "--rate", "0"]
         unbuffered = os.environ | {"PYTHONUNBUFFERED": "1"}
-        self._process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, env=unbuffered
-        )
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=unbuffered)
         line = self._process.stdout.readline()
         self.address = urlsplit(line.split()[-1])
         while self.get("/readyz") != 200:
@@ -131,7 +129,7 @@ def post(connection: http.client.HTTPConnection, photo: bytes) -> int:
 def load(
     server: Server, photo: bytes, seconds: float, clients: int
 ) -> tuple[list[float], list[float], list[int]]:
-    """Return milliseconds of all requests, megabytes every second, and statuses that were not 200."""
+    """Return milliseconds of all requests, megabytes every second, and bad statuses."""
     times: list[float] = []
     bad: list[int] = []
 
@@ -162,7 +160,10 @@ def over_http(
         yield "`cifar serve` ready", f"{server.seconds:.1f} s"
         connection = server.connection()
         alone = milliseconds(lambda: post(connection, photo), 5)
-        yield f"one JPEG of {PHOTO[0]} x {PHOTO[1]} ({len(photo) / 1e3:.0f} kB) over HTTP", quantiles(alone)
+        yield (
+            f"one JPEG of {PHOTO[0]} x {PHOTO[1]} ({len(photo) / 1e3:.0f} kB) over HTTP",
+            quantiles(alone),
+        )
         times, memory, bad = load(server, photo, seconds, clients)
         yield (
             f"{clients} clients for {seconds:.0f} s",
@@ -231,7 +232,9 @@ def main() -> None:
     source = predict.find(options.model)
     images = data.load(options.data).train.first(options.files).images
     stream = io.BytesIO()
-    Image.fromarray(images[0]).resize(PHOTO, Image.Resampling.BICUBIC).save(stream, "JPEG", quality=90)
+    Image.fromarray(images[0]).resize(PHOTO, Image.Resampling.BICUBIC).save(
+        stream, "JPEG", quality=90
+    )
     photo = stream.getvalue()
     print(f"{session}; model {source.name}, {source.path.name}\n\n| what | measured |\n|---|---|")
     for rows in (

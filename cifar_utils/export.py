@@ -23,6 +23,23 @@ SAME = 0.999
 """Least share of images for which an export must give the class that the original gives."""
 
 
+_NEEDED = {
+    "onnx": ("tensorflow", "tf2onnx", "onnxruntime"),
+    "litert": ("tensorflow", "ai_edge_litert"),
+    "savedmodel": ("tensorflow",),
+}
+"""Packages that it takes to write a format and to try what was written."""
+
+
+def _missing(form: str) -> list[str]:
+    return [package for package in _NEEDED[form] if not importlib.util.find_spec(package)]
+
+
+def writable() -> list[str]:
+    """Return the formats for which all is installed."""
+    return [form for form in SUFFIXES if not _missing(form)]
+
+
 @dataclass(frozen=True)
 class Exported:
     """An exported model beside its original.
@@ -105,6 +122,11 @@ def write(
         raise ParameterError(f"unknown format {form!r}; expected {', '.join(SUFFIXES)}")
     if int8 and form == "savedmodel":
         raise ParameterError("a SavedModel has no 8 bits; choose onnx or litert")
+    if missing := _missing(form):
+        raise CifarUtilsError(
+            f"this export needs {', '.join(missing)}; install it with: pip install "
+            "'cifar-utils[cpu,serve,export]'"
+        )
     original = predict.original(source.path)
     suffix = f".int8{SUFFIXES[form]}" if int8 else SUFFIXES[form]
     path = path or original.with_name(f"{original.stem}{suffix or '_saved'}")
@@ -157,17 +179,8 @@ def _portable(model: keras.Model) -> keras.Model:
     return plain
 
 
-def _needs(package: str) -> None:
-    """Refuse to go on without a package."""
-    if not importlib.util.find_spec(package):
-        raise CifarUtilsError(
-            f"this export needs {package}; install it with: pip install 'cifar-utils[export]'"
-        )
-
-
 def _onnx(model: keras.Model, path: Path, calibration: np.ndarray | None) -> None:
     """Write ONNX; with images to calibrate by, in whole numbers of 8 bits."""
-    _needs("tf2onnx")
     folder, plain = path.with_name("saved"), path.with_name("plain.onnx")
     _savedmodel(model, folder, None)
     # Its command freezes what a graph has captured; Keras's own ONNX export leaves constants as

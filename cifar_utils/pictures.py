@@ -173,14 +173,16 @@ def _damage_named() -> Iterator[None]:
         ) from error
 
 
-def check_fit(fit: str) -> None:
-    """Refuse what is no ``Fit``.
+def check_fit(fit: str) -> Fit:
+    """Return a ``Fit`` by its name.
 
     Raises:
         ParameterError: There is no such fit.
     """
-    if fit not in FITS:
-        raise ParameterError(f"unknown fit {fit!r}{nearest(fit, list(FITS))}")
+    for known in FITS:
+        if known == fit:
+            return known
+    raise ParameterError(f"unknown fit {fit!r}{nearest(fit, list(FITS))}")
 
 
 def _check_size(width: int, height: int) -> None:
@@ -265,7 +267,7 @@ def _rgb(image: Image.Image, notes: list[str]) -> Image.Image:
     if alpha:
         image = image.convert("L" if image.mode == "LA" else "RGB")
     image = _standard_colours(image, profile, notes).convert("RGB")
-    if alpha and alpha.getextrema()[0] < 255:
+    if alpha and np.asarray(alpha).min() < 255:
         notes.append("transparent parts shown on white")
         image = Image.composite(image, Image.new("RGB", image.size, "white"), alpha)
     return image
@@ -277,9 +279,8 @@ def _standard_colours(image: Image.Image, profile: bytes | None, notes: list[str
         return image
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        return ImageCms.profileToProfile(
-            image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
-        )
+        target = ImageCms.createProfile("sRGB")
+        return ImageCms.profileToProfile(image, source, target, outputMode="RGB") or image
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         notes.append("its colour profile could not be read")
         return image

@@ -1,7 +1,6 @@
 """The application: the page, the API, and what keeps both from being overrun."""
 
 import base64
-import importlib.util
 import io
 import logging
 import os
@@ -257,13 +256,14 @@ def create(
             raise ParameterError("no picture was sent; send one as the form field 'picture'")
         if len(files) > limits.max_pictures:
             raise ParameterError(
-                f"{len(files)} pictures were sent; at most {limits.max_pictures} are taken at a time"
+                f"{len(files)} pictures were sent; at most {limits.max_pictures} at a time are read"
             )
         return [(each.filename or "", each.read(pictures.MOST_BYTES + 1)) for each in files]
 
-    def asked() -> tuple[str, str]:
+    def asked() -> tuple[str, pictures.Fit]:
         """Return the names of the model and the fit that were asked for."""
-        return flask.request.args.get("model", ""), flask.request.args.get("fit", "crop")
+        fit = flask.request.args.get("fit", "crop")
+        return flask.request.args.get("model", ""), pictures.check_fit(fit)
 
     def judged(most: int) -> list[dict[str, Any]]:
         """Return what is on the pictures that were sent, or what is wrong with them."""
@@ -276,7 +276,7 @@ def create(
             predictor = models.predictor(name)
             return [named(predictor, fit, *each) for each in contents]
 
-    def named(predictor: Predictor, fit: str, name: str, content: bytes) -> dict[str, Any]:
+    def named(predictor: Predictor, fit: pictures.Fit, name: str, content: bytes) -> dict[str, Any]:
         try:
             picture = pictures.read(content, fit=fit)
         except PictureError as error:

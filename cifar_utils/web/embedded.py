@@ -38,7 +38,7 @@ def show(sources: Sequence[Source], *, height: int = 900) -> Callable[[], None]:
     _running.append(made)
     threading.Thread(target=made.run, daemon=True).start()
     if "google.colab" in sys.modules:
-        from google.colab import output  # type: ignore[import-not-found]
+        from google.colab import output
 
         output.serve_kernel_port_as_iframe(port, height=height)
     else:

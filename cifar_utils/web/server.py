@@ -46,10 +46,10 @@ def make(
     Raises:
         CifarUtilsError: There is no model, or the first cannot be loaded.
     """
-    import waitress
+    from waitress import server
 
     above = limits.max_bytes + 1_000_000  # so that the application refuses, which says why
-    return waitress.create_server(
+    return server.create_server(
         create(sources, limits, framed=framed),
         sockets=[listening],
         # Each that works or waits has a thread, and a few are left to turn others away.

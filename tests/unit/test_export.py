@@ -87,10 +87,10 @@ def test_what_cannot_be_is_refused(tmp_path, dataset, monkeypatch):
         export.write(source, "onx", dataset)
     with pytest.raises(ParameterError, match="has no 8 bits"):
         export.write(source, "savedmodel", dataset, int8=True)
-    with pytest.raises(ParameterError, match="ends in .onnx"):
+    with pytest.raises(ParameterError, match=r"ends in \.onnx"):
         export.write(source, "onnx", dataset, path=tmp_path / "model.tflite")
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(CifarUtilsError, match=r"pip install 'cifar-utils\[export\]'"):
+    with pytest.raises(CifarUtilsError, match=r"pip install 'cifar-utils\[cpu,serve,export\]'"):
         export.write(source, "onnx", dataset)
 
 

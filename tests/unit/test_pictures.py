@@ -10,7 +10,7 @@ from PIL import Image, ImageCms
 
 from cifar_utils import pictures
 from cifar_utils.errors import ParameterError, PictureError
-from tests.unit.corpus import BAD, GOOD, GREY, LARGE, SCENE, chunk, png, profile, saved
+from tests.unit.corpus import BAD, GOOD, GREY, LARGE, SCENE, chunk, png, saved
 
 
 def seen(array):
@@ -156,9 +156,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1000)
     ("width", "height", "depth", "colour", "clear"),
     [(7000, 7000, 8, 3, b"\xff"), (7000, 7000, 8, 2, b"\0\0\0\0\0\0"), (65_535, 1, 8, 2, b"")],
 )
-def test_the_largest_pictures_do_not_exhaust_memory(
-    tmp_path, width, height, depth, colour, clear
-):
+def test_the_largest_pictures_do_not_exhaust_memory(tmp_path, width, height, depth, colour, clear):
     channels = 1 if colour == 3 else 3
     rows = (b"\0" + b"\0" * channels * width) * height
     palette = chunk(b"PLTE", b"\0\0\0") if colour == 3 else b""

@@ -9,13 +9,13 @@ from contextlib import suppress
 import keras
 import numpy as np
 import pytest
-from PIL import Image
 from scipy import special
 
 from cifar_utils import cli, predict, runs
 from cifar_utils.archives import CLASS_NAMES
 from cifar_utils.errors import CifarUtilsError, ParameterError, PictureError, RunError
 from tests.unit.grey import flat, grey_network, make_runs
+
 
 @pytest.fixture
 def artifacts(tmp_path, monkeypatch):
@@ -205,7 +205,7 @@ def test_a_model_that_gives_no_numbers_is_said_to(tmp_path):
 
 
 def test_progress_goes_to_the_terminal_and_answers_to_the_file(artifacts, tmp_path):
-    """With a terminal for errors and a file for answers, as in `cifar predict DIR --json > FILE`."""
+    """As in `cifar predict DIR --json > FILE` in a terminal."""
     for number in range(101):
         flat(75).save(tmp_path / f"{number}.png")
     control, terminal = os.openpty()

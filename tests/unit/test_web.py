@@ -20,8 +20,8 @@ from PIL import Image
 
 from cifar_utils import cli, models, predict
 from cifar_utils.archives import CLASS_NAMES
-from cifar_utils.web import app as web
 from cifar_utils.errors import ParameterError
+from cifar_utils.web import app as web
 from cifar_utils.web import embedded, server
 from cifar_utils.web.limits import BusyError, ConcurrencyLimit, RateLimit
 from tests.unit.corpus import BAD, GOOD
@@ -39,7 +39,9 @@ def source(tmp_path_factory):
 @pytest.fixture
 def client(source):
     other = predict.Source("another/run", source.path, 1.0, "highest probability", 1.1)
-    return web.create([source, other], web.Limits(max_pictures=3, max_bytes=3_000_000, pictures_per_minute=0)).test_client()
+    return web.create(
+        [source, other], web.Limits(max_pictures=3, max_bytes=3_000_000, pictures_per_minute=0)
+    ).test_client()
 
 
 def png(level=75, size=(40, 40)):
@@ -138,7 +140,10 @@ def test_the_description_has_every_path(client):
         for rule in client.application.url_map.iter_rules()
     }
     pages = {"/", "/api", "/openapi.json", "/static/{filename}"}
-    assert set(described["paths"]) == {re.sub("<path:filename>", "{filename}", r) for r in rules} - pages
+    assert (
+        set(described["paths"])
+        == {re.sub("<path:filename>", "{filename}", r) for r in rules} - pages
+    )
     text = client.get("/api").text
     assert all(path in text for path in described["paths"])
 
@@ -388,7 +393,9 @@ def test_the_widget_answers(source, version):
         if version == 7
         else [{"name": name, "content": memoryview(each)} for name, each in files.items()]
     )
-    chooser.notify_change({"name": "value", "old": (), "new": new, "owner": chooser, "type": "change"})
+    chooser.notify_change(
+        {"name": "value", "old": (), "new": new, "owner": chooser, "type": "change"}
+    )
     lines = [label.value for label in said.children]
     assert lines[0].startswith("cat.png: cat, ")
     assert lines[1].startswith("bad.png: the file is not a picture")
