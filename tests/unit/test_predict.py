@@ -225,4 +225,4 @@ def test_progress_goes_to_the_terminal_and_answers_to_the_file(artifacts, tmp_pa
     os.close(control)
     assert b"pictures" in shown
     lines = (tmp_path / "out.json").read_text().splitlines()
-    assert [json.loads(line)["label"] for line in lines] == ["cat"] * 101
+    assert [json.loads(line)["nearest"] for line in lines] == ["cat"] * 101

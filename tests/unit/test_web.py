@@ -291,10 +291,12 @@ def test_nothing_is_written(served):
 
     sys.addaudithook(watch)
     status, _ = post(served, body, kind="multipart/form-data; boundary=x")
+    by_the_server = list(written)
     tempfile.TemporaryFile().close()
     watching = False
     assert status == 200
-    assert len(written) == 1, "only what the test itself wrote, so the watch works"
+    assert by_the_server == []
+    assert written, "the watch works"
 
 
 def test_where_a_model_looks(tmp_path, monkeypatch):
@@ -372,7 +374,7 @@ def test_the_page_in_a_notebook(source, monkeypatch):
     embedded.show([source])
     stop = embedded.show([source])
     first, second = (urlsplit(frame.src) for frame in shown)
-    with pytest.raises(ConnectionRefusedError):
+    with pytest.raises(ConnectionError):
         post((first.hostname, first.port), png())
     connection = http.client.HTTPConnection(second.hostname, second.port)
     connection.request("GET", "/")
@@ -380,7 +382,7 @@ def test_the_page_in_a_notebook(source, monkeypatch):
     assert policy.endswith("frame-ancestors *")
     connection.close()
     stop()
-    with pytest.raises(ConnectionRefusedError):
+    with pytest.raises(ConnectionError):
         post((second.hostname, second.port), png())
 
 
