@@ -200,7 +200,7 @@ def _onnx(model: keras.Model, path: Path, calibration: np.ndarray | None) -> Non
     from onnxruntime import quantization
 
     prepared = path.with_name("prepared.onnx")
-    quantization.quant_pre_process(plain, prepared)
+    quantization.quant_pre_process(plain, prepared, skip_symbolic_shape=True)
     quantization.quantize_static(
         prepared, path, _Calibration(prepared, calibration), per_channel=True
     )

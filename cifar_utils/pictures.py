@@ -45,7 +45,7 @@ FITS: dict[Fit, str] = {
 """What each of them does to a picture."""
 
 _GREY = (127, 127, 127)
-_DECODED_SIDE = 16 * SIDE
+_DECODED_SIDE = 3 * SIDE
 """Large pictures are first brought near this size: quicker, and they take less memory."""
 
 _TURNS = {

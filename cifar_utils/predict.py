@@ -250,11 +250,12 @@ def _alone(path: Path) -> Source:
     return Source(path.name, path)
 
 
-def load(path: Path) -> Network:
+def load(path: Path, *, threads: int | None = None) -> Network:
     """Return what turns images into logits.
 
     Args:
         path: Of a ``.keras``, ``.onnx`` or ``.tflite`` file.
+        threads: That an exported model works with at a time; None for all cores.
 
     Raises:
         CifarUtilsError: The package that runs it is not installed, or the file is damaged.
@@ -268,7 +269,7 @@ def load(path: Path) -> Network:
             f"install it with: pip install 'cifar-utils[{extra}]'"
         )
     try:
-        return {".onnx": _onnx, ".tflite": _litert, ".keras": _keras}[path.suffix](path)
+        return {".onnx": _onnx, ".tflite": _litert, ".keras": _keras}[path.suffix](path, threads)
     except CifarUtilsError:
         raise
     # Each of the packages has errors of its own for a file that it cannot read.
@@ -276,11 +277,13 @@ def load(path: Path) -> Network:
         raise CifarUtilsError(f"{path} is no model that can be run: {error}") from error
 
 
-def _onnx(path: Path) -> Network:
+def _onnx(path: Path, threads: int | None) -> Network:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    if threads:
+        options.intra_op_num_threads = threads
     wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
     providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
     session = onnxruntime.InferenceSession(str(path), options, providers=providers)
@@ -288,10 +291,10 @@ def _onnx(path: Path) -> Network:
     return lambda images: session.run(None, {name: images})[0]
 
 
-def _litert(path: Path) -> Network:
+def _litert(path: Path, threads: int | None) -> Network:
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(str(path))
+    interpreter = Interpreter(str(path), num_threads=threads or os.cpu_count())
     (given,), (found,) = interpreter.get_input_details(), interpreter.get_output_details()
     alone = threading.Lock()
 
@@ -308,7 +311,7 @@ def _litert(path: Path) -> Network:
     return run
 
 
-def _keras(path: Path) -> Network:
+def _keras(path: Path, threads: int | None) -> Network:
     from cifar_utils import models
 
     return models.load(path).predict_on_batch
@@ -320,17 +323,24 @@ class Predictor:
     Args:
         model: See ``find``.
         fit: What to do with pictures that are not square.
+        threads: See ``load``.
 
     Raises:
         ParameterError: There is no such model, or no such fit.
         CifarUtilsError: There is nothing to run it with.
     """
 
-    def __init__(self, model: str | Path | Source = "auto", *, fit: Fit = "crop") -> None:
+    def __init__(
+        self,
+        model: str | Path | Source = "auto",
+        *,
+        fit: Fit = "crop",
+        threads: int | None = None,
+    ) -> None:
         pictures.check_fit(fit)
         self.source = model if isinstance(model, Source) else find(model)
         self.fit = fit
-        self._network = load(self.source.path)
+        self._network = load(self.source.path, threads=threads)
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Return float32 ``(N, 10)`` for uint8 ``(N, 32, 32, 3)``.

@@ -113,8 +113,11 @@ class Models:
 
 
 def _warm(source: Source) -> Predictor:
-    """Return a predictor that has answered once, so that nobody waits for what the first costs."""
-    predictor = Predictor(source)
+    """Return a predictor that has answered once, so that nobody waits for what the first costs.
+
+    It works with one thread: each request that is worked on has a core of its own.
+    """
+    predictor = Predictor(source, threads=1)
     predictor.logits(np.zeros((1, pictures.SIDE, pictures.SIDE, 3), np.uint8))
     return predictor
 

@@ -36,7 +36,7 @@ def course(name):
 @pytest.mark.parametrize("name", ["baseline_cnn", "fast_cnn", "resnet50"])
 def test_onnx_gives_the_logits_of_the_model_in_float32(tmp_path, dataset, name):
     path = tmp_path / "model.keras"
-    course(name).save(path)
+    models.save(course(name), path)
     found = export.write(predict.Source("x", path, 1.5, "energy", 2.0), "onnx", dataset)
     assert found.path == tmp_path / "model.onnx"
     assert found.same >= export.SAME
@@ -61,7 +61,7 @@ def test_other_formats_give_the_same_answers(tmp_path, dataset, form):
 @pytest.mark.parametrize("form", ["onnx", "litert"])
 def test_eight_bits_are_smaller_and_their_accuracy_is_told(tmp_path, dataset, form):
     path = tmp_path / "model.keras"
-    course("baseline_cnn").save(path)
+    models.save(course("baseline_cnn"), path)
     plain = export.write(predict.Source("x", path), form, dataset)
     small = export.write(predict.Source("x", path), form, dataset, int8=True)
     assert small.path != plain.path

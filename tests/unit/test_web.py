@@ -331,7 +331,7 @@ def test_a_model_that_cannot_be_run_is_said_to_be(source, tmp_path):
 
 def test_a_few_models_stay_loaded(source, monkeypatch):
     loaded = []
-    monkeypatch.setattr(web, "Predictor", lambda each: loaded.append(each.name) or Network())
+    monkeypatch.setattr(web, "Predictor", lambda each, **_: loaded.append(each.name) or Network())
     names = [f"{letter}/run" for letter in "abcd"]
     models = web.Models([predict.Source(name, source.path) for name in names], most=2)
     for name in (*names, "a/run", "d/run", "b/run"):
