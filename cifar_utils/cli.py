@@ -358,7 +358,7 @@ def _export(options: argparse.Namespace) -> None:
         int8=options.int8,
         path=Path(options.output) if options.output else None,
     )
-    _print_columns([(name, value) for name, value in exported.described()])
+    _print_columns([("written", str(exported.path)), *exported.described()[1:]])
 
 
 def _data_fetch(options: argparse.Namespace) -> None:

@@ -74,7 +74,7 @@ class Exported:
         """Return it in words, one fact a row."""
         ours, theirs = self.milliseconds, self.original_milliseconds
         return [
-            ("written", str(self.path)),
+            ("file", self.path.name),
             ("size", f"{self.megabytes:.1f} MB, original {self.original_megabytes:.1f} MB"),
             ("asked about", f"{self.images:,} validation images, {self.data}"),
             ("same class", f"{self.same:.2%}"),
