@@ -1,6 +1,7 @@
 """A trained model for other programs: written, compared with the original, and timed."""
 
 import importlib.util
+import shutil
 import subprocess
 import sys
 import time
@@ -143,6 +144,8 @@ def write(
                 f"the {form} export gives another class for {1 - exported.same:.2%} of images; "
                 f"at most {1 - SAME:.1%} are accepted, so it was not kept"
             )
+        if path.is_dir():  # which a folder, unlike a file, does not take the place of
+            shutil.rmtree(path)
     known = {
         "model": source.name,
         "identity": predict.identity(original),

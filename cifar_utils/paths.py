@@ -59,8 +59,6 @@ def atomic(path: Path) -> Iterator[Path]:
         yield partial
         with suppress(FileNotFoundError):
             partial.chmod(0o755 if partial.is_dir() else 0o644)
-        if partial.is_dir() and path.is_dir():
-            path.rename(Path(folder) / "before")  # one folder cannot replace another
         partial.replace(path)
 
 

@@ -96,9 +96,14 @@ def test_version_is_the_same_everywhere(file: str, line: str) -> None:
 
 
 def test_every_file_of_the_library_is_packaged() -> None:
-    patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["cifar_utils"]
-    library = notebooks.ROOT / "cifar_utils"
-    packaged = {path for pattern in ("*.py", *patterns) for path in library.glob(pattern)}
+    setuptools, library = PYPROJECT["tool"]["setuptools"], notebooks.ROOT / "cifar_utils"
+    packaged = {
+        path
+        for package in setuptools["packages"]
+        for pattern in ("*.py", *setuptools["package-data"].get(package, ()))
+        for path in notebooks.ROOT.joinpath(*package.split(".")).glob(pattern)
+        if path.is_file()
+    }
     files = {path for path in library.rglob("*") if path.is_file() and path.suffix != ".pyc"}
     assert files == packaged
 
