@@ -406,10 +406,15 @@ class Predictor:
         While the model looks at a batch, the next one is read.
 
         Args:
-            given: Pictures; nothing is read before it is needed.
+            given: Pictures, and folders, which stand for the pictures in them as for ``expand``;
+                nothing is read before it is needed.
             batch_size: Pictures that the model looks at together.
         """
-        todo = iter(given)
+        todo = (
+            one
+            for each in given
+            for one in (_inside(Path(each)) if isinstance(each, str | Path) else [each])
+        )
         with ThreadPoolExecutor(2) as pool:
 
             def ahead() -> list[Any]:

@@ -153,6 +153,12 @@ def test_paths_stand_for_files(folder):
     assert predict.expand(["x" * 5000]) == [predict.Path("x" * 5000)]
 
 
+def test_a_folder_stands_for_its_pictures(folder):
+    found = list(predict.Predictor("new/02").predict_many([folder, flat(75)]))
+    labels = [None if isinstance(each, PictureError) else each.label for each in found]
+    assert labels == ["automobile", None, "bird", "cat"]
+
+
 def test_the_command_names_what_it_sees_and_what_it_cannot_read(folder, capsys):
     assert cli.main(["predict", str(folder), "--top", "1"]) == 1
     out, err = capsys.readouterr()
