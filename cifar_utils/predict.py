@@ -187,7 +187,12 @@ def available() -> list[Source]:
     That is the model which notebook 06 chose in the newest run that has got so far, or else the
     newest run's model with the highest validation accuracy.
     """
-    ranked = sorted(_trained(), key=lambda found: (not found[1], found[0], -found[2]))
+    return _ranked(_trained())
+
+
+def _ranked(trained: Iterable[tuple[int, bool, float, Source]]) -> list[Source]:
+    """Return models, the chosen ones first, then the newest, then the most accurate."""
+    ranked = sorted(trained, key=lambda found: (not found[1], found[0], -found[2]))
     return [source for *_, source in ranked]
 
 
@@ -223,15 +228,16 @@ def find(model: str | Path = "auto") -> Source:
         if not path.is_file():
             raise ParameterError(f"there is no model file {text!r}")
         return _alone(path.resolve())
-    known = available()
-    if not known:
+    trained = list(_trained())
+    if not trained:
         raise RunError("there is no trained model yet; make some with: cifar run")
+    known = _ranked(trained)
     if text == "auto":
         return known[0]
     run, _, stage = text.rpartition("/")
     with suppress(ParameterError):
         stage = runs.stage_name(stage)
-    newest = [source for *_, source in sorted(_trained(), key=lambda found: found[0])]
+    newest = [source for *_, source in sorted(trained, key=lambda found: found[0])]
     for source in newest:
         if source.name == f"{run}/{stage}" or (not run and source.name.endswith(f"/{stage}")):
             return source
