@@ -106,7 +106,7 @@ def occlusion(
         classes: Integers ``(N,)``; None for the class that the model predicts.
 
     Returns:
-        See ``occlusion.needed``.
+        See ``occlusion.occlusion_maps``.
 
     Raises:
         DataError: Images or classes have another shape.

@@ -133,6 +133,8 @@ def write(
     path = path or original.with_name(f"{original.stem}{suffix or '_saved'}")
     if path.suffix != SUFFIXES[form]:
         raise ParameterError(f"{path}: expected a name that ends in {SUFFIXES[form] or 'no dot'}")
+    if path.is_dir() and not (path / "saved_model.pb").is_file():
+        raise ParameterError(f"{path} is a folder with other things in it; choose another name")
     model = models.load(original)
     shown = dataset.validation.first(images)
     with paths.atomic(path) as partial:

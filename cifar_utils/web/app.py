@@ -190,6 +190,8 @@ def create(
     models.predictor()
     concurrency = ConcurrencyLimit(limits.concurrency, limits.queue, limits.queue_seconds)
     rate = RateLimit(limits.pictures_per_minute)
+    ancestors = "*" if framed else "'self'"
+    policy = f"{_POLICY}; frame-ancestors {ancestors}"
     app = flask.Flask(__name__)
     app.request_class = _Request
     app.config["MAX_CONTENT_LENGTH"] = limits.max_bytes
@@ -205,8 +207,6 @@ def create(
         path = rule.rule if rule else "unknown"
         metrics.requests.labels(path, response.status_code).inc()
         metrics.seconds.labels(path).observe(time.perf_counter() - flask.g.started)
-        ancestors = "*" if framed else "'self'"
-        policy = f"{_POLICY}; frame-ancestors {ancestors}"
         response.headers.setdefault("Content-Security-Policy", policy)
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Referrer-Policy"] = "no-referrer"

@@ -89,6 +89,11 @@ def test_what_cannot_be_is_refused(tmp_path, dataset, monkeypatch):
         export.write(source, "savedmodel", dataset, int8=True)
     with pytest.raises(ParameterError, match=r"ends in \.onnx"):
         export.write(source, "onnx", dataset, path=tmp_path / "model.tflite")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("keep")
+    with pytest.raises(ParameterError, match="choose another name"):
+        export.write(source, "savedmodel", dataset, path=tmp_path / "mine")
+    assert (tmp_path / "mine" / "letter.txt").read_text() == "keep"
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(CifarUtilsError, match=r"pip install 'cifar-utils\[cpu,serve,export\]'"):
         export.write(source, "onnx", dataset)
