@@ -194,7 +194,10 @@ class Muon(_Discriminative, keras.optimizers.Muon):
         """Update a convolution kernel."""
         self.assign(m, gradient + self.momentum * m)
         matrix = ops.reshape(gradient + self.momentum * m, (-1, variable.shape[-1]))
-        update = self.zeropower_via_newtonschulz5(matrix, self.ns_steps)
+        if keras.config.dtype_policy().compute_dtype == "bfloat16":
+            # The iteration tolerates it once the scale is right, and matrix units are quick in it.
+            matrix = ops.cast(matrix / (ops.norm(matrix) + 1e-7), "bfloat16")
+        update = ops.cast(self.zeropower_via_newtonschulz5(matrix, self.ns_steps), variable.dtype)
         length = math.sqrt(variable.shape[-1]) / ops.sqrt(ops.sum(ops.square(variable)))
         self.assign(variable, variable * length - lr * ops.reshape(update, variable.shape))
 
