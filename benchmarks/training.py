@@ -1,10 +1,11 @@
 """How quickly do networks train, and how good do they get?
 
-usage: python -m benchmarks.training step [--torch PYTHON] [--rounds 3]
+usage: python -m benchmarks.training step [--torch PYTHON] [--rounds 5]
        python -m benchmarks.training fit DIR [--recipe fast] [--epochs N] [--seed 0]
 
-``step`` prints a Markdown table of images a second, one process a measurement, alternating. PYTHON
-is an interpreter that has PyTorch; it adds the same network there. ``fit`` trains on all 50,000
+``step`` prints a Markdown table of images a second, one process a measurement, alternating, and the
+median of each round's ratio. PYTHON is an interpreter that has PyTorch; it adds the same network
+there. ``fit`` trains on all 50,000
 training images in DIR, and prints one JSON object: the accuracy on the test images, which nothing
 was chosen by, after each epoch, the seconds until then without judging, and the peak memory.
 ``benchmarks/airbench.py`` does the same for the recipe that this is held against.
@@ -16,12 +17,13 @@ import dataclasses
 import json
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
+
+from benchmarks import sides
 
 STEPS = 6
 
@@ -137,22 +139,7 @@ def compare_steps(torch: str | None, rounds: int, batch: int) -> None:
         commands[f"the same network in PyTorch, {activation}"] = [
             *(torch, script, "--throughput", "--activation", activation, "--batch", str(batch))
         ]
-    found: dict[str, list[dict]] = {title: [] for title in commands}
-    for _ in range(rounds):
-        for title, command in commands.items():
-            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            found[title].append(json.loads(output.splitlines()[-1]))
-    reference = statistics.median(row["images_per_second"] for row in found["fast_cnn"])
-    print("| network | images a second (of each round) | fast_cnn against it | peak memory |")
-    print("|---|---|--:|--:|")
-    for title, rows in found.items():
-        rates = [row["images_per_second"] for row in rows]
-        each = ", ".join(f"{rate:,.0f}" for rate in rates)
-        memory = max(row["peak_memory_gib"] for row in rows)
-        ratio = reference / statistics.median(rates)
-        print(
-            f"| {title} | {statistics.median(rates):,.0f} ({each}) | {ratio:.2f} x | {memory} GiB |"
-        )
+    sides.print_rates(commands, "fast_cnn", rounds)
 
 
 def main() -> None:
@@ -161,11 +148,11 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     step = commands.add_parser("step")
     step.add_argument("--torch", help="an interpreter with PyTorch")
-    step.add_argument("--rounds", type=int, default=3)
+    step.add_argument("--rounds", type=int, default=5)
     one = commands.add_parser("one-step")
     one.add_argument("kind")
     for command in (step, one):
-        command.add_argument("--batch", type=int, default=500)
+        command.add_argument("--batch", type=int, default=1000)
     fit = commands.add_parser("fit")
     fit.add_argument("folder")
     fit.add_argument("--recipe", default="fast", choices=("fast", "tutorial"))

@@ -1,7 +1,7 @@
 """How quickly does ResNet50 give features, how quickly is it fine-tuned, and what does that save?
 
-usage: python -m benchmarks.transfer features [--torch PYTHON] [--size 64] [--rounds 3]
-       python -m benchmarks.transfer finetune [--torch PYTHON] [--size 64] [--rounds 3]
+usage: python -m benchmarks.transfer features [--torch PYTHON] [--size 64] [--rounds 5]
+       python -m benchmarks.transfer finetune [--torch PYTHON] [--size 64] [--rounds 5]
        python -m benchmarks.transfer profile [--size 64] [--batch 64]
        python -m benchmarks.transfer naive DIR [--images N] [--epochs 20] [--measured 1]
        python -m benchmarks.transfer extract DIR [--images 2000] [--size 224]
@@ -39,6 +39,7 @@ import keras
 import numpy as np
 import pandas as pd
 
+from benchmarks import sides
 from cifar_utils import (
     data,
     evaluation,
@@ -170,21 +171,8 @@ def compare(what: str, torch: str | None, rounds: int, size: int, batch: int) ->
     if torch:
         script = str(Path(__file__).with_name("resnet50_torch.py"))
         commands["PyTorch, bfloat16, channels last"] = [torch, script, what, *options]
-    found: dict[str, list[dict]] = {title: [] for title in commands}
-    for _ in range(rounds):
-        for title, command in commands.items():
-            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-            found[title].append(json.loads(output.splitlines()[-1]))
-    ours = statistics.median(row["images_per_second"] for row in found["ours, mixed_bfloat16"])
     print(f"{what}, {size} px, batch {batch}\n")
-    print("| network | images a second (of each round) | ours against it | peak memory |")
-    print("|---|---|--:|--:|")
-    for title, rows in found.items():
-        rates = [row["images_per_second"] for row in rows]
-        each = ", ".join(f"{rate:,.0f}" for rate in rates)
-        memory = max(row["peak_memory_gib"] for row in rows)
-        middle = statistics.median(rates)
-        print(f"| {title} | {middle:,.0f} ({each}) | {ours / middle:.2f} x | {memory} GiB |")
+    sides.print_rates(commands, "ours, mixed_bfloat16", rounds)
 
 
 def quietly_fitted(*arguments: Any, **options: Any) -> Any:
@@ -303,7 +291,7 @@ def main() -> None:
     for name in KINDS:
         several = commands.add_parser(name)
         several.add_argument("--torch", help="an interpreter with PyTorch")
-        several.add_argument("--rounds", type=int, default=3)
+        several.add_argument("--rounds", type=int, default=5)
         several.add_argument("--batch", type=int, default=BATCH[name])
         several.add_argument("--size", type=int, default=64)
     where = commands.add_parser("profile")
