@@ -237,7 +237,7 @@ TUTORIAL = Recipe(epochs=12, batch_size=64, schedule="constant", warmup=0.0, pre
 """How most tutorials train ``baseline_cnn``."""
 
 FAST = Recipe(
-    epochs=15,
+    epochs=12,
     batch_size=1000,
     optimizer="muon",
     learning_rate=0.24,
@@ -246,6 +246,6 @@ FAST = Recipe(
     momentum=0.6,
     label_smoothing=0.2,
     augmentation="alternating",
-    sizes=((0.75, 26),),
+    sizes=((0.4, 24), (0.75, 28)),
 )
 """How ``fast_cnn`` is trained (notebook 03 introduces it); after airbench, arXiv 2404.00498."""
