@@ -22,8 +22,17 @@ RUNTIME := .venv/.installed-$(EXTRA)
 TOOLS := $(RUNTIME)-test
 OTHERS := $(filter-out $(RUNTIME) $(TOOLS),$(wildcard .venv/.installed-*))
 
+NBVAL := --nbval-lax --nbval-current-env
+
+# What runs on other versions too: what touches Keras, pandas, Matplotlib, scikit-learn and SciPy.
+FEW_TESTS := $(addprefix tests/unit/test_,augment.py evaluation.py models.py plots.py runs.py \
+	training.py transfer.py)
+FEW_NOTEBOOKS := notebooks/02_baseline_cnn.ipynb
+SHOW_VERSIONS := from cifar_utils import runtime; print(runtime.versions())
+
 .DEFAULT_GOAL := help
-.PHONY: run setup test lint format notebooks badges constraints clean help
+.PHONY: run setup test lint mutations matrix oldest jax colab format notebooks badges constraints \
+	clean help
 
 run: $(RUNTIME) ## run the course and print its results; ARGS="--profile cpu 01 02" are cifar run's
 	$(BIN)/cifar run $(ARGS)
@@ -32,7 +41,7 @@ setup: $(RUNTIME) ## only install, into .venv
 
 test: lint ## everything CI checks: lint, unit and structure tests, every notebook, the pipeline
 	$(BIN)/pytest
-	$(BIN)/pytest --nbval-lax --nbval-current-env notebooks
+	$(BIN)/pytest $(NBVAL) notebooks
 
 lint: $(TOOLS) ## style, types, layers and the notebooks' conventions
 	$(BIN)/ruff check
@@ -40,6 +49,26 @@ lint: $(TOOLS) ## style, types, layers and the notebooks' conventions
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tools.notebooks check
+
+mutations: $(TOOLS) ## break the library in small ways and see that a test notices each
+	$(BIN)/python -m tools.mutations
+
+matrix: oldest jax ## a few tests and a notebook on other versions: the oldest we allow, and JAX
+
+oldest: build/oldest/.installed
+	build/oldest/bin/python -c "$(SHOW_VERSIONS)"
+	build/oldest/bin/python -m pytest $(FEW_TESTS)
+	build/oldest/bin/python -m pytest $(NBVAL) $(FEW_NOTEBOOKS)
+
+jax: export KERAS_BACKEND := jax
+jax: build/jax/.installed
+	build/jax/bin/python -c "$(SHOW_VERSIONS); import keras; assert keras.backend.backend() == 'jax'"
+	! build/jax/bin/python -c "import tensorflow" 2>/dev/null
+	build/jax/bin/python -m pytest $(FEW_TESTS)
+	build/jax/bin/python -m pytest $(NBVAL) $(FEW_NOTEBOOKS)
+
+colab: $(TOOLS) ## every notebook as in a fresh Colab: its packages, and what the setup cell installs
+	$(BIN)/python -m tools.colab
 
 format: $(TOOLS) ## put code and notebooks in the one style
 	$(BIN)/ruff check --fix
@@ -84,4 +113,19 @@ $(RUNTIME): pyproject.toml $(CONSTRAINTS)
 $(TOOLS): $(RUNTIME)
 	@echo "Installing the test tools"
 	@$(PIP_INSTALL) --editable ".[$(EXTRA),audit,serve,export,test]"
+	@touch $@
+
+build/oldest/.installed: pyproject.toml | $(TOOLS)
+	rm -rf $(@D)
+	@PYTHON=$${PYTHON:-python3.11} tools/venv.sh $(@D)
+	@$(BIN)/python -m tools.oldest > $(@D)/constraints.txt
+	@$(@D)/bin/python -m pip install -qq --constraint $(@D)/constraints.txt \
+		--editable ".[cpu,audit,serve,export]" pytest nbval hypothesis
+	@touch $@
+
+build/jax/.installed: pyproject.toml $(CONSTRAINTS)
+	rm -rf $(@D)
+	@tools/venv.sh $(@D)
+	@$(@D)/bin/python -m pip install -qq $(addprefix --constraint ,$(CONSTRAINTS)) \
+		--editable ".[jax,audit,serve]" pytest nbval hypothesis
 	@touch $@

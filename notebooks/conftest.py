@@ -1,8 +1,8 @@
 """What ``pytest --nbval-lax notebooks`` needs: each notebook's upstream, and failures kept.
 
-Serial or with ``-n 2 --dist loadscope``, all notebooks or one, from any folder: a notebook finds what
-the stages that it reads from left. A stage that this session has not run yet is run on the spot; one
-that another worker is running is waited for.
+Serial or with ``-n 2 --dist loadscope``, all notebooks or one, from any folder: a notebook finds
+what the stages that it reads from left. A stage that this session has not run yet is run on the
+spot; one that another worker is running is waited for.
 """
 
 import copy

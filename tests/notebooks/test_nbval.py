@@ -1,4 +1,4 @@
-"""How the notebooks are tested, on a course of three that take no time: see notebooks/conftest.py."""
+"""What notebooks/conftest.py promises, on a course of three notebooks that take no time."""
 
 import re
 import shutil
