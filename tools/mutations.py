@@ -7,7 +7,6 @@ it must then fail. The same tests must pass in a copy that is left alone.
 """
 
 import concurrent.futures
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_utils import runtime
-from tools import notebooks
+from tools.copies import copied
 
 COPIED = ("cifar_utils", "notebooks", "tests", "tools", "pyproject.toml", "README.md")
 PASSED, FAILED = 0, 1
@@ -199,18 +198,6 @@ SABOTAGES = (
 )
 
 
-def copied(folder: Path) -> Path:
-    """Copy what the tests need into a folder and return it."""
-    ignored = shutil.ignore_patterns("__pycache__", ".*")
-    for name in COPIED:
-        source = notebooks.ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=ignored)
-        else:
-            shutil.copy(source, folder)
-    return folder
-
-
 def tested(root: Path, tests: Iterable[str]) -> tuple[int, str]:
     """Run tests in a copy; return pytest's exit status and the end of what it printed."""
     paths = [f"tests/unit/{test}" for test in tests]
@@ -222,7 +209,7 @@ def tested(root: Path, tests: Iterable[str]) -> tuple[int, str]:
 def tried(sabotage: Sabotage) -> str:
     """Return what became of a sabotage: ``caught``, or why that cannot be said."""
     with tempfile.TemporaryDirectory(prefix="sabotage-") as folder:
-        root = copied(Path(folder))
+        root = copied(COPIED, Path(folder))
         try:
             sabotage.apply(root)
         except ValueError as error:
@@ -238,7 +225,7 @@ def main(sabotages: Sequence[Sabotage] = SABOTAGES) -> int:
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="untouched-") as folder:
         tests = dict.fromkeys(test for sabotage in sabotages for test in sabotage.tests)
-        status, text = tested(copied(Path(folder)), tests)
+        status, text = tested(copied(COPIED, Path(folder)), tests)
     if status != PASSED:
         print(f"these tests fail without any sabotage:\n{text}")
         return 1
