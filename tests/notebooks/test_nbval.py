@@ -75,10 +75,14 @@ def test_every_cell_passes(root: Path, place: str, way: tuple[str, ...]) -> None
     assert not (root / "build").exists()
 
 
-def test_what_a_notebook_reads_is_made_if_it_is_tested_alone(root: Path) -> None:
-    status, text = nbval(root, "notebooks/03_augmentation.ipynb")
+@pytest.mark.parametrize("others", [[], ["02_baseline_cnn"]], ids=["alone", "before it"])
+def test_what_a_notebook_reads_is_made_where_it_is_not_there_yet(
+    root: Path, others: list[str]
+) -> None:
+    names = ["03_augmentation", *others]
+    status, text = nbval(root, *(f"notebooks/{name}.ipynb" for name in names))
     assert status == 0, text
-    assert "4 passed" in text
+    assert f"{4 * len(names)} passed" in text
 
 
 @pytest.mark.parametrize("way", [(), XDIST], ids=["serial", "xdist"])
