@@ -27,7 +27,8 @@ NBVAL := --nbval-lax --nbval-current-env
 # What other environments run: the versions they have, a few tests, a notebook that trains.
 SHOW_VERSIONS := from cifar_utils import runtime; print(runtime.versions())
 FEW_TESTS := $(addprefix tests/unit/test_,evaluation.py models.py training.py)
-MORE_TESTS := $(addprefix tests/unit/test_,export.py label_noise.py plots.py runs.py transfer.py)
+MORE_TESTS := $(addprefix tests/unit/test_,folded.py plots.py runs.py transfer.py \
+	export.py::test_other_formats_give_the_same_answers)
 ONE_NOTEBOOK := $(NBVAL) notebooks/02_baseline_cnn.ipynb
 
 .DEFAULT_GOAL := help
