@@ -22,17 +22,27 @@ RUNTIME := .venv/.installed-$(EXTRA)
 TOOLS := $(RUNTIME)-test
 OTHERS := $(filter-out $(RUNTIME) $(TOOLS),$(wildcard .venv/.installed-*))
 
+NBVAL := --nbval-lax --nbval-current-env
+
+# What other environments run: the versions they have, a few tests, a notebook that trains.
+SHOW_VERSIONS := from cifar_utils import runtime; print(runtime.versions())
+FEW_TESTS := $(addprefix tests/unit/test_,evaluation.py models.py training.py)
+MORE_TESTS := $(addprefix tests/unit/test_,folded.py plots.py runs.py transfer.py \
+	export.py::test_other_formats_give_the_same_answers)
+ONE_NOTEBOOK := $(NBVAL) notebooks/02_baseline_cnn.ipynb
+
 .DEFAULT_GOAL := help
-.PHONY: run setup test lint format notebooks badges constraints clean help
+.PHONY: run setup test lint mutations matrix oldest jax colab format notebooks badges constraints \
+	clean help
 
 run: $(RUNTIME) ## run the course and print its results; ARGS="--profile cpu 01 02" are cifar run's
 	$(BIN)/cifar run $(ARGS)
 
 setup: $(RUNTIME) ## only install, into .venv
 
-test: lint ## everything CI checks: lint, unit and structure tests, every notebook, the pipeline
+test: lint ## lint, unit and structure tests, every notebook, the pipeline
 	$(BIN)/pytest
-	$(BIN)/pytest --nbval-lax --nbval-current-env notebooks
+	$(BIN)/pytest $(NBVAL) notebooks
 
 lint: $(TOOLS) ## style, types, layers and the notebooks' conventions
 	$(BIN)/ruff check
@@ -40,6 +50,26 @@ lint: $(TOOLS) ## style, types, layers and the notebooks' conventions
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tools.notebooks check
+
+mutations: $(TOOLS) ## break the library in small ways and see that a test notices each
+	$(BIN)/python -m tools.mutations
+
+matrix: oldest jax ## a few tests and a notebook on other versions: the oldest we allow, and JAX
+
+oldest: build/oldest/.installed
+	build/oldest/bin/python -c "$(SHOW_VERSIONS)"
+	build/oldest/bin/pytest --disable-warnings $(FEW_TESTS) $(MORE_TESTS)
+	build/oldest/bin/pytest $(ONE_NOTEBOOK)
+
+jax: export KERAS_BACKEND := jax
+jax: build/jax/.installed
+	build/jax/bin/python -c "$(SHOW_VERSIONS); import keras; assert keras.backend.backend() == 'jax'"
+	! build/jax/bin/python -c "import tensorflow" 2>/dev/null
+	build/jax/bin/pytest --disable-warnings $(FEW_TESTS)
+	build/jax/bin/pytest $(ONE_NOTEBOOK)
+
+colab: $(TOOLS) ## every notebook as in a fresh Colab: its packages, and what the setup cell installs
+	$(BIN)/python -m tools.colab
 
 format: $(TOOLS) ## put code and notebooks in the one style
 	$(BIN)/ruff check --fix
@@ -84,4 +114,19 @@ $(RUNTIME): pyproject.toml $(CONSTRAINTS)
 $(TOOLS): $(RUNTIME)
 	@echo "Installing the test tools"
 	@$(PIP_INSTALL) --editable ".[$(EXTRA),audit,serve,export,test]"
+	@touch $@
+
+build/oldest/.installed: pyproject.toml | $(TOOLS)
+	rm -rf $(@D)
+	@PYTHON=$${PYTHON:-python3.11} tools/venv.sh $(@D)
+	@$(BIN)/python -m tools.oldest > $(@D)/constraints.txt
+	@$(@D)/bin/python -m pip install -qq --constraint $(@D)/constraints.txt \
+		--editable ".[cpu,audit,serve,export]" pytest nbval hypothesis
+	@touch $@
+
+build/jax/.installed: pyproject.toml $(CONSTRAINTS)
+	rm -rf $(@D)
+	@tools/venv.sh $(@D)
+	@$(@D)/bin/python -m pip install -qq $(addprefix --constraint ,$(CONSTRAINTS)) \
+		--editable ".[jax,audit,serve]" pytest nbval hypothesis
 	@touch $@

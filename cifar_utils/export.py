@@ -223,7 +223,7 @@ def _litert(model: keras.Model, path: Path, calibration: np.ndarray | None) -> N
             "optimizations": [tf.lite.Optimize.DEFAULT],
             "representative_dataset": lambda: ([image[None]] for image in calibration),
         }
-    model.export(path, format="litert", verbose=False, **options)
+    model.export(str(path), format="litert", verbose=False, **options)
 
 
 def _savedmodel(model: keras.Model, path: Path, calibration: np.ndarray | None) -> None:

@@ -138,7 +138,8 @@ def _rebuilt(model: keras.Model, fold: Folding, frozen: bool) -> keras.Model:
         if isinstance(layer, layers.BatchNormalization) and id(arguments[0]) in convolved:
             convolution, inputs, outputs = convolved[id(arguments[0])]
             last = layer.axis in (-1, len(outputs.shape) - 1)
-            if last and not layer.renorm and not (frozen and layer.trainable):
+            renorm = getattr(layer, "renorm", False)  # Keras 3.13 has no such thing yet
+            if last and not renorm and not (frozen and layer.trainable):
                 return fold(convolution, layer, inputs)
         outputs = layer(*arguments, **options)
         if _foldable(layer):

@@ -18,7 +18,7 @@ import re
 import sys
 import tempfile
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -429,6 +429,18 @@ def cleaned(content: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return content
 
 
+def run(notebook: Notebook, environment: Mapping[str, str]) -> None:
+    """Execute a notebook in place, in a kernel with the given environment."""
+    NotebookClient(
+        notebook.content,
+        timeout=None,
+        kernel_name="python3",
+        record_timing=False,
+        coalesce_streams=True,
+        resources={"metadata": {"path": str(NOTEBOOKS)}},
+    ).execute(env=environment)
+
+
 def execute(names: list[str]) -> int:
     """Run notebooks with the smoke profile on the synthetic set and keep their outputs.
 
@@ -450,14 +462,7 @@ def execute(names: list[str]) -> int:
         for stem in sorted(needed):
             print(f"running {stem}", flush=True)
             notebook = read(known[stem])
-            NotebookClient(
-                notebook.content,
-                timeout=None,
-                kernel_name="python3",
-                record_timing=False,
-                coalesce_streams=True,
-                resources={"metadata": {"path": str(NOTEBOOKS)}},
-            ).execute(env=environment)
+            run(notebook, environment)
             cleaned(notebook.content)
             if stem in wanted:
                 paths.write_text(known[stem], nbformat.writes(notebook.content) + "\n")

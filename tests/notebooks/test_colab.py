@@ -2,10 +2,13 @@
 
 import importlib.machinery
 import importlib.util
+import os
 import re
+import subprocess
 import sys
 import tomllib
 import types
+from pathlib import Path
 
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
@@ -13,20 +16,17 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from tools import notebooks
+from tools import colab, notebooks, oldest
 
 PYPROJECT = tomllib.loads((notebooks.ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = PYPROJECT["project"]
 COLAB_PYTHON = "3.13"
-COLAB = {
-    "ipykernel": "6.17.1",
-    "keras": "3.13.2",
-    "nbclient": "0.10.4",
-    "numpy": "2.1.3",
-    "pillow": "11.3.0",
-    "scikit-learn": "1.6.1",
-}
-"""What Colab had installed in August 2026, of the packages that we need."""
+COLAB = dict(
+    line.split("==")
+    for line in colab.PACKAGES.read_text(encoding="utf-8").splitlines()
+    if not line.startswith("#")
+)
+"""Versions in Colab by name, of the packages that we need."""
 SOURCES = {
     "template": notebooks.setup_cell(),
     **{
@@ -118,9 +118,34 @@ def test_base_install_replaces_nothing_in_colab(line: str) -> None:
 
 
 def test_every_package_known_of_colab_is_one_we_need() -> None:
-    needed = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
-    assert needed >= set(COLAB)
+    lines = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["cpu"]
+    assert {canonicalize_name(Requirement(line).name) for line in lines} >= set(COLAB)
 
 
 def test_package_supports_the_python_of_colab() -> None:
     assert SpecifierSet(PROJECT["requires-python"]).contains(COLAB_PYTHON)
+
+
+def test_backend_of_colab_is_new_enough() -> None:
+    for line in PROJECT["optional-dependencies"]["cpu"]:
+        assert Requirement(line).specifier.contains(COLAB["tensorflow-cpu"])
+
+
+def test_rehearsal_finds_the_release_here(tmp_path: Path) -> None:
+    """What pip asks git for: the tag of the repository that the setup cell names."""
+    variables = colab.release(tmp_path / "release")
+    url, tag = PROJECT["urls"]["Repository"], f"v{PROJECT['version']}"
+    clone = ["git", "clone", "--quiet", "--branch", tag, url, str(tmp_path / "clone")]
+    subprocess.run(clone, check=True, capture_output=True, env=os.environ | variables)
+    released = tmp_path / "clone" / "cifar_utils" / "__init__.py"
+    assert released.read_bytes() == (notebooks.ROOT / "cifar_utils/__init__.py").read_bytes()
+    assert not (tmp_path / "clone" / "notebooks").exists()
+
+
+def test_oldest_versions_are_the_lower_bounds() -> None:
+    found = dict(line.split("==") for line in oldest.constraints())
+    assert (found["tensorflow-cpu"], found["keras"]) == ("2.20", "3.13")
+    extras = PROJECT["optional-dependencies"].values()
+    for line in sum(extras, PROJECT["dependencies"]):
+        requirement = Requirement(line)
+        assert str(requirement.specifier) == f">={found[requirement.name]}"

@@ -41,6 +41,17 @@ def test_baseline_is_the_tutorials_network():
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "mean", "deviation"),
+    [("baseline_cnn", 0, 255), ("fast_cnn", (125.3, 123.0, 113.9), (63.0, 62.1, 66.7))],
+)
+def test_the_first_convolution_gets_normalised_pixels(name, mean, deviation):
+    model = models.build(name, IMAGES)
+    first = next(layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D))
+    found = np.asarray(keras.Model(model.input, first.input)(IMAGES))
+    np.testing.assert_allclose(found, (IMAGES - np.array(mean)) / deviation, atol=1e-5)
+
+
 def test_baseline_takes_its_regularisation_by_name():
     plain = models.baseline_cnn(dropout=False)
     assert not [layer for layer in plain.layers if isinstance(layer, keras.layers.Dropout)]

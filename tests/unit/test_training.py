@@ -48,6 +48,19 @@ def test_same_seed_gives_the_same_weights_and_another_does_not():
     assert (trained(1) != trained(2)).any()
 
 
+def test_batches_are_drawn_with_the_seed():
+    """Whatever the network begins with: the seed decides the order of the images too."""
+
+    def trained(seed):
+        keras.utils.set_random_seed(0)
+        model = small_model()
+        recipe = recipes.Recipe(epochs=1, batch_size=20)
+        training.fit(model, coloured(60), None, recipe, seed=seed)
+        return np.concatenate([np.ravel(weight) for weight in model.get_weights()])
+
+    assert (trained(1) != trained(2)).any()
+
+
 def test_early_stopping_brings_the_best_weights_back():
     model = small_model()
     train, validation = coloured(100), coloured(50, 1)
