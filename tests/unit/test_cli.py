@@ -121,7 +121,7 @@ def test_options_reach_the_run_and_the_table_ends_it(root, capsys):
     row = next(line for line in printed.out.splitlines() if line.lstrip().startswith("03_third"))
     assert "50.00  [47.00, 53.00]" in row
     metrics = json.loads((folder / "03_third" / "metrics.json").read_text())
-    assert (metrics["profile"], metrics["seed"], metrics["given"][0]) == ("cpu", 4, 9)
+    assert (metrics["profile"], metrics["seed"], metrics["derived"]) == ("cpu", 4, 90)
     assert not (folder / "01_first").exists()
 
     assert cli.main([*arguments, "--set", "EPOCHS=9"]) == 0
@@ -130,9 +130,9 @@ def test_options_reach_the_run_and_the_table_ends_it(root, capsys):
     assert "already finished" not in capsys.readouterr().out
 
 
-def test_a_failing_stage_is_exit_status_1(root, capsys):
+def test_a_failing_cell_is_exit_status_3(root, capsys):
     tiny_course.write(root, "03_third", "raise KeyError('lost')")
-    assert cli.main(["run", "third"]) == 1
+    assert cli.main(["run", "third"]) == 3
     errors = capsys.readouterr().err
     assert "cifar: 03_third failed in cell 9 of 11" in errors
     assert "KeyError: 'lost'" in errors
@@ -143,11 +143,11 @@ def test_a_failing_stage_is_exit_status_1(root, capsys):
 def test_devices_reach_the_notebooks_and_the_command_that_goes_on(root, monkeypatch, capsys):
     monkeypatch.setenv("CIFAR_UTILS_DEVICES", "auto")  # put back after the test
     tiny_course.write(root, "03_third", "raise KeyError('lost')")
-    assert cli.main(["run", "1", "3", "--devices", "2"]) == 1
+    assert cli.main(["run", "1", "3", "--devices", "2"]) == 3
     errors = capsys.readouterr().err
     assert errors.splitlines()[-1].startswith("go on with: cifar run --from 03 ")
     assert errors.splitlines()[-1].endswith(" --devices 2")
-    (found,) = (root / "artifacts").glob("*/01_first/metrics.json")
+    (found,) = (root / "artifacts").glob("*/01_first/facts.json")
     assert json.loads(found.read_text())["environment"]["CIFAR_UTILS_DEVICES"] == "2"
 
 

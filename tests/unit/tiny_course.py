@@ -50,8 +50,14 @@ facts = dict(
 PROVENANCE = {"kind": "synthetic", "source": "synthetic", "fingerprint": "f" * 64}
 
 
-def write(root: Path, stage: str, body: str = "pass", parameters: str = PARAMETERS) -> None:
-    """Write the notebook of a stage, ``body`` being what its one interesting cell does."""
+def write(
+    root: Path,
+    stage: str,
+    body: str = "pass",
+    parameters: str = PARAMETERS,
+    before: str = "ready = True",
+) -> None:
+    """Write the notebook of a stage, ``body`` and ``before`` being what its two real cells do."""
     new = nbformat.v4
     tagged = new.new_code_cell(parameters.strip(), metadata={"tags": ["parameters"]})
     cells = [
@@ -61,7 +67,7 @@ def write(root: Path, stage: str, body: str = "pass", parameters: str = PARAMETE
         tagged,
         new.new_code_cell(f"derived = EPOCHS * 10\nSTAGE = {stage!r}"),
         new.new_markdown_cell("## 1. Train the network\n\n```\n# no heading\n```"),
-        new.new_code_cell("ready = True"),
+        new.new_code_cell(before),
         new.new_code_cell(body),
         new.new_markdown_cell("## Results"),
         new.new_code_cell(SAVE.strip()),
