@@ -98,13 +98,15 @@ class _Attempt:
     """What is kept of a stage that has not finished: the state of its trainings.
 
     It is of use as long as all that led to it is the same: the facts, and the cells that had begun.
-    So a cell that failed after a long training can be mended, and the training is not lost.
+    So a cell that failed after a long training can be mended, and the training is not lost. What
+    the mended cell itself had trained is.
     """
 
     stage: runs.Stage
     facts: keys.Facts
     cells: list[str]
     begun: int = 0
+    entered: float = 0.0
 
     @property
     def path(self) -> Path:
@@ -112,36 +114,55 @@ class _Attempt:
 
     def prepare(self) -> str:
         """Keep what an earlier attempt left, or drop it; return why it was dropped, if it was."""
-        facts = {name: value for name, value in self.facts.items() if name != "notebook"}
-        self.facts = facts
-        why = "" if not self.stage.backup.exists() else self._useless()
-        if why:
-            shutil.rmtree(self.stage.backup)
+        self.facts = {name: value for name, value in self.facts.items() if name != "notebook"}
+        why = self._drop() if self.stage.backup.exists() else ""
         self.stage.backup.mkdir(parents=True, exist_ok=True)
-        self.write()
+        self._write()
         return why
 
-    def _useless(self) -> str:
+    def _drop(self) -> str:
+        """Remove what is of no use any more and return why."""
         try:
             was = json.loads(self.path.read_text(encoding="utf-8"))
-            begun = self.begun = was["begun"]
+            begun, entered = was["begun"], was["entered"]
             differing = keys.differences(was["facts"], self.facts)
-            if was["cells"][:begun] != self.cells[:begun]:
-                differing.append("a cell changed that had run already")
+            same = [old == new for old, new in zip(was["cells"], self.cells, strict=False)][:begun]
         except (OSError, ValueError, KeyError):
-            return "what it belongs to is not known"
+            differing = ["what it belongs to is not known"]
+        else:
+            if not all(same[: begun - 1]) or len(same) < begun - 1:
+                differing.append("a cell changed that had run already")
+            elif not differing:
+                self.begun, self.entered = begun, entered
+                if all(same) and len(same) == begun:
+                    return ""
+                self.begun -= 1
+                return self._drop_newer(entered)
+        shutil.rmtree(self.stage.backup)
         return "; ".join(differing[:3])
 
-    def write(self) -> None:
+    def _drop_newer(self, entered: float) -> str:
+        """Remove what was trained since the last cell began, which is another one now."""
+        newer = [
+            path
+            for path in self.stage.backup.iterdir()
+            if path != self.path
+            and any(each.stat().st_mtime >= entered for each in [path, *path.rglob("*")])
+        ]
+        for path in newer:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return "its cell changed" if newer else ""
+
+    def _write(self) -> None:
         """Note how far it is."""
-        fields = {"facts": self.facts, "cells": self.cells, "begun": self.begun}
-        runs.write_json(self.path, fields)
+        names = ("facts", "cells", "begun", "entered")
+        runs.write_json(self.path, {name: getattr(self, name) for name in names})
 
     def enter(self, begun: int) -> None:
         """Note that so many code cells have begun."""
         if begun > self.begun:
-            self.begun = begun
-            self.write()
+            self.begun, self.entered = begun, time.time()
+            self._write()
 
 
 def _begun(stage: runs.Stage, attempt: _Attempt) -> Callable[[int, int], None]:
