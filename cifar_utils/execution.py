@@ -224,6 +224,8 @@ def execute(
 
             # The base class says that it wraps a coroutine, and it is one.
             async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
+                # papermill would change the folder of this process, where others run beside.
+                options["cwd"] = str(workplace)
                 with log.open("wb") as stream:
                     await super().start_kernel(
                         env=environment, stdout=stream, stderr=stream, **options
@@ -254,7 +256,6 @@ def execute(
                 values,
                 kernel_name=name,
                 language="python",
-                cwd=str(workplace),
                 progress_bar=False,
                 start_timeout=300,
                 iopub_timeout=120,

@@ -11,10 +11,21 @@ import time
 from pathlib import Path
 from urllib.parse import unquote
 
+import psutil
 import pytest
 from jupyter_client.kernelspec import KernelSpecManager
 
-from cifar_utils import execution, paths, pipeline, progress, report, runs, stages
+from cifar_utils import (
+    execution,
+    housekeeping,
+    jobs,
+    paths,
+    pipeline,
+    progress,
+    report,
+    runs,
+    stages,
+)
 from cifar_utils.errors import (
     CellError,
     CellTimeoutError,
@@ -505,3 +516,264 @@ def test_the_page_of_a_run_without_stages(stage):
     assert "No stage of this run has finished yet." in path.read_text()
     assert "Modified data." in path.read_text()
     assert path == paths.artifacts_dir() / NAME / "report.html"
+
+
+def test_a_cell_that_takes_too_long(root, folder):
+    tiny_course.write(root, "03_third", "import time\ntime.sleep(60)")
+    message = fails(["3"], cell_seconds=1)
+    assert fails.kind is CellTimeoutError
+    assert "the cell took longer than 1 s; allow it more with --cell-timeout" in message
+    assert message.endswith("--cell-timeout 1")
+    assert (folder / "03_third" / "failed.ipynb").is_file()
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "words"),
+    [
+        ("raise OSError(28, 'No space left on device')", DiskFullError, "the disk is full"),
+        ("raise MemoryError('1 TB')", MemoryRanOutError, "--jobs"),
+        (
+            "from cifar_utils.errors import CifarUtilsError\n"
+            "raise CifarUtilsError('memory ran out while training; lower batch_size')",
+            MemoryRanOutError,
+            "lower batch_size",
+        ),
+        (
+            "from cifar_utils.errors import RunError\n"
+            "raise RunError('x.keras is missing; make it with: cifar run 01')",
+            UpstreamError,
+            "cifar run 01",
+        ),
+    ],
+)
+def test_failures_are_told_apart(root, body, kind, words):
+    tiny_course.write(root, "03_third", body)
+    assert words in fails(["3"])
+    assert fails.kind is kind
+    assert len({error.status for error in (kind, CellError, RunError, KernelDiedError)}) == 4
+
+
+def test_a_kernel_that_linux_killed_for_memory_is_told_apart(root, monkeypatch):
+    kills = iter((3, 4))
+    monkeypatch.setattr(execution, "memory_kills", lambda: next(kills))
+    tiny_course.write(root, "03_third", "import os\nos.kill(os.getpid(), 9)")
+    assert "the system killed the kernel because memory ran out (it held" in fails(["3"])
+    assert fails.kind is MemoryRanOutError
+
+
+def test_linux_says_how_many_processes_it_killed_for_memory():
+    assert isinstance(execution.memory_kills(), int)
+
+
+def test_a_full_disk_keeps_earlier_results(root, folder, monkeypatch):
+    run(["1"])
+    before = (folder / "01_first" / "stage.json").read_bytes()
+    tiny_course.write(root, "01_first", "changed = 1")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "_render", full)
+        assert "the disk is full" in fails(["1"])
+    assert fails.kind is DiskFullError
+    assert (folder / "01_first" / "stage.json").read_bytes() == before
+    assert "[1/1] 01_first\n" in run(["1"])
+
+
+def test_too_little_room_is_refused_before_anything_runs(root, folder, monkeypatch):
+    monkeypatch.setitem(housekeeping.ROOM, "smoke", 10**18)
+    assert "free some, for example with: cifar runs prune" in fails(["3"])
+    assert fails.kind is DiskFullError
+    assert not folder.exists()
+
+
+def test_a_missing_gpu_is_refused_where_one_is_asked_for(root, folder, monkeypatch):
+    monkeypatch.setattr(pipeline.runtime, "has_gpu", lambda: False)
+    with pytest.raises(NoGpuError, match="the Keras backend finds no GPU here"):
+        run(["3"], gpu=True)
+    assert not folder.exists()
+    monkeypatch.setattr(pipeline.runtime, "has_gpu", lambda: True)
+    monkeypatch.setattr(pipeline.runtime, "hardware", lambda: "a GPU")
+    assert "done in" in run(["3"], gpu=True)
+
+
+def test_keeping_going_runs_what_does_not_build_on_the_failed_stage(root, folder):
+    tiny_course.write(root, "01_first", "1 / 0")
+    message = fails(keep_going=True)
+    assert fails.kind is CellError
+    assert "ZeroDivisionError" in message
+    assert "02_second was skipped: 01_first failed" in message
+    assert f"go on with: cifar run 01 02 {runs.load(NAME).options()} --keep-going" in message
+    assert (folder / "03_third" / "stage.json").is_file()
+    assert not (folder / "02_second").exists()
+
+
+def damaged(path, how):
+    if how == "removed":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-1] + (b"" if how == "cut" else b"?"))
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("model.keras", "changed"),
+        ("metrics.json", "cut"),
+        ("stage.json", "cut"),
+        ("notebook.ipynb", "removed"),
+    ],
+)
+def test_a_damaged_stage_is_run_again_and_what_read_it(root, folder, name, how):
+    run()
+    damaged(folder / "01_first" / name, how)
+    found = {each.stage: each.reasons for each in pipeline.explain(request())}
+    assert found["01_first"] and found["02_second"] and not found["03_third"]
+    assert re.search("02_second builds on 01_first, (damaged|not finished) in run", fails(["2"]))
+    assert fails.kind is UpstreamError
+    log = run()
+    assert "[1/3] 01_first\n" in log and "[3/3] 03_third  already finished" in log
+    assert not any(each.reasons for each in pipeline.explain(request()))
+
+
+def test_a_damaged_manifest_is_written_anew(root, folder):
+    run(["1"])
+    (folder / "manifest.json").write_text('{"profile": "sm')
+    log = run(["1"])
+    assert "manifest.json is damaged and written anew" in log
+    assert "01_first  already finished" in log
+    assert runs.load(NAME).manifest["profile"] == "smoke"
+
+
+def test_explaining_runs_nothing(root, folder):
+    found = pipeline.explain(request(["1", "2"], settings=["EPOCHS=3"]))
+    assert [each[:2] for each in found] == [(NAME, "01_first"), (NAME, "02_second")]
+    assert found[0].reasons == ["it has not finished yet"]
+    assert not folder.exists()
+    run(["1"])
+    changed = pipeline.explain(request(["1"], settings=["EPOCHS=3"]))
+    assert changed[0].reasons == ["parameter EPOCHS was 2, is 3"]
+    assert pipeline.explain(request(["1"], fresh=True))[0].reasons == ["asked to run again"]
+
+
+def test_an_interrupted_fresh_start_goes_on_without_starting_over(root, folder):
+    run(["1", "3"])
+    tiny_course.write(root, "03_third", "raise KeyError('lost')")
+    message = fails(["1", "3"], fresh=True)
+    assert "go on with: cifar run --from 03" in message and "--fresh" not in message
+    tiny_course.write(root, "03_third")
+    log = run(["1", "3"])
+    assert "01_first  already finished" in log and "[2/2] 03_third\n" in log
+
+
+@pytest.fixture
+def clock(root):
+    """Stages that note when they begin and end, and on which cores."""
+    body = (
+        "import os, time, json\nstarted = time.time()\ntime.sleep(1.5)\n"
+        "place = os.path.join(os.environ['CIFAR_UTILS_ARTIFACTS_DIR'], RUN, STAGE, 'when.json')\n"
+        "os.makedirs(os.path.dirname(place), exist_ok=True)\n"
+        "cores = sorted(os.sched_getaffinity(0))\n"
+        "json.dump([started, time.time(), cores], open(place, 'w'))"
+    )
+    for stage in tiny_course.STAGES:
+        tiny_course.write(root, stage, body)
+    return root / "artifacts"
+
+
+def overlap(one, other):
+    return min(one[1], other[1]) - max(one[0], other[0]) > 0
+
+
+def test_independent_stages_and_seeds_run_side_by_side(clock, monkeypatch):
+    cores = sorted(os.sched_getaffinity(0))
+    log = run(["1", "3"], jobs=2, seeds=(0, 1), name="both")
+    assert "[4/4] " in log and "both-seed1/03_third  " in log
+    when = {
+        (seed, stage): json.loads((clock / f"both-seed{seed}" / stage / "when.json").read_text())
+        for seed in (0, 1)
+        for stage in ("01_first", "03_third")
+    }
+    pairs = [(a, b) for a in when for b in when if a < b]
+    assert sum(overlap(when[a], when[b]) for a, b in pairs) >= 2
+    if len(cores) > 1:
+        assert {tuple(each[2]) for each in when.values()} == {
+            tuple(part) for part in jobs.divided(cores, 2)
+        }
+    for seed in (0, 1):
+        assert runs.load(f"both-seed{seed}").manifest["seed"] == seed
+
+
+def test_little_memory_runs_one_at_a_time(clock):
+    run(["1", "3"], jobs=2, memory=1)
+    folder = clock / NAME
+    when = [json.loads((folder / s / "when.json").read_text()) for s in ("01_first", "03_third")]
+    assert not overlap(*when)
+
+
+def test_events_tell_a_program_everything(done):
+    folder, _, _ = done
+    lines = (folder / "events.jsonl").read_text().splitlines()
+    events = [json.loads(line) for line in lines]
+    states = [(e["stage"], e["state"]) for e in events if e["event"] == "stage"]
+    assert states[:4] == [
+        ("01_first", "waits"),
+        ("02_second", "waits"),
+        ("01_first", "runs"),
+        ("01_first", "done"),
+    ]
+    assert {e["event"] for e in events} == {"run", "stage", "cell", "held"}
+    cells = [e["cell"] for e in events if e["event"] == "cell" and e["stage"] == "01_first"]
+    assert cells == [4, 5, 6, 8, 9, 11]
+    assert all(e["memory"] > 1e6 for e in events if e.get("state") == "done")
+
+
+def test_a_failure_is_an_event_with_kind_and_status(root, folder):
+    tiny_course.write(root, "03_third", "1 / 0")
+    fails(["3"])
+    event = json.loads((folder / "events.jsonl").read_text().splitlines()[-1])
+    assert (event["state"], event["kind"], event["status"]) == ("failed", "CellError", 3)
+
+
+def test_control_c_once_stops_after_the_epoch_and_keeps_it(root, folder):
+    body = (
+        "from cifar_utils import supervision\nimport time\n"
+        "for epoch in range(1, 100):\n"
+        "    time.sleep(0.3)\n"
+        "    supervision.tell({'model': 'm', 'epoch': epoch, 'epochs': 99})\n"
+        "    print('epoch', epoch)\n"
+        "    if supervision.stop_asked():\n"
+        "        raise KeyboardInterrupt"
+    )
+    tiny_course.write(root, "02_second", body)
+    command = [sys.executable, tiny_course.__file__, str(root), "run", "1", "2"]
+    started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in started.stdout:
+        if "epoch 2" in line:
+            break
+    started.send_signal(signal.SIGINT)
+    _, errors = started.communicate(timeout=60)
+    assert started.returncode == 130
+    assert errors.startswith("cifar: interrupted in 02_second\ngo on with: cifar run 02 ")
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    assert 2 <= max(e["epoch"] for e in events if e["event"] == "epoch") < 90
+    assert (folder / ".02_second.backup" / "attempt.json").is_file()
+    assert not (folder / "02_second" / "failed.ipynb").exists()
+    again = {each.stage: each.reasons for each in pipeline.explain(request(["1", "2"]))}
+    assert again == {"01_first": [], "02_second": ["it was interrupted; it goes on where it was"]}
+
+
+def test_the_kernel_of_a_killed_command_is_ended_before_the_stage_goes_on(stage):
+    orphan = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    created = psutil.Process(orphan.pid).create_time()
+    runs.write_json(stages._kernel(stage), {"pid": orphan.pid, "started": created - 1})
+    stages.recover(stage)
+    assert orphan.poll() is None  # another process has that number now
+    runs.write_json(stages._kernel(stage), {"pid": orphan.pid, "started": created})
+    stages.recover(stage)
+    assert not psutil.pid_exists(orphan.pid)
+    assert not stages._kernel(stage).exists()
+    stages._kernel(stage).write_text("{")
+    stages.recover(stage)
+    assert not stages._kernel(stage).exists()
