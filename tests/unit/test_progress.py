@@ -65,7 +65,7 @@ def test_the_table_shows_cell_epoch_accuracy_time_and_memory():
     assert "waits" in text
     table.take({"event": "stage", **ABOUT, "state": "done", "seconds": 12.0})
     text = shown(table)
-    assert "done" in text and "12.0 s" in text and "7/40" not in text
+    assert "done" in text and report.duration(12.0) in text and "7/40" not in text
 
 
 def test_what_is_left_of_a_stage():
