@@ -363,9 +363,9 @@ def play(left_alone: dict[str, object], data: Path, whole: float, seed: int) -> 
     with fresh_course(data) as course:
         for fault in order:
             before = course.finished()
-            point, _, status = FAULTS[fault](
-                course, chance.uniform(0, whole), chance
-            ).partition("|")
+            point, _, status = FAULTS[fault](course, chance.uniform(0, whole), chance).partition(
+                "|"
+            )
             after = course.finished()
             case = Case(fault, point, status, len(after))
             cases.append(case)

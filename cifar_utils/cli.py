@@ -360,6 +360,7 @@ def _request(options: argparse.Namespace) -> "pipeline.Request":
         name=options.name or filed.run or "auto",
         settings=tuple(options.settings),
         parameters=filed.parameters,
+        file=options.params or "",
         fresh=options.fresh,
         keep_going=options.keep_going,
         cell_seconds=None if options.cell_timeout is None else _seconds(options.cell_timeout),

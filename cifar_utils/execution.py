@@ -110,10 +110,12 @@ class Limits:
     Attributes:
         cell_seconds: Longest time for a cell; None for any.
         cores: Numbers of the processor cores to run on; empty for all.
+        shared: Whether other notebooks run beside it, so that none may take a whole GPU's memory.
     """
 
     cell_seconds: int | None = None
     cores: list[int] = field(default_factory=list)
+    shared: bool = False
 
 
 @dataclass
@@ -330,6 +332,9 @@ def _environment(scratch: Path, place: Path, limits: Limits) -> dict[str, str]:
         "PYTHONHASHSEED": "0",
         "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2"),
     }
+    if limits.shared:
+        environment["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
+        environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     if limits.cores:
         count = str(len(limits.cores))
         for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):

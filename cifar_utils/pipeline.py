@@ -70,6 +70,7 @@ class Request:
         name: Of the run, or ``auto``; with several seeds the beginning of their names.
         settings: Parameters for the notebooks, such as ``["EPOCHS=3"]``.
         parameters: More of them, see ``parameters.assign``.
+        file: Where these come from, for the command that goes on; empty if from no file.
         fresh: Whether finished stages run again.
         keep_going: Whether stages that do not build on a failed one still run.
         cell_seconds: Longest time for a cell; None for any.
@@ -86,6 +87,7 @@ class Request:
     name: str = "auto"
     settings: tuple[str, ...] = ()
     parameters: dict[str, Any] | None = None
+    file: str = ""
     fresh: bool = False
     keep_going: bool = False
     cell_seconds: int | None = None
@@ -120,14 +122,18 @@ class _Plan:
     def command(self, names: list[str]) -> str:
         """Return the command that runs stages in the same way."""
         known, request = list(runs.STAGES), self.request
+        if request.repeats:
+            return f"cifar rerun {request.repeats} --as {self.run.name}"
         words = ["cifar run"]
         if names == known[-len(names) :]:
             words += ["--from", names[0].partition("_")[0]] if names != known else []
         else:
             words += [name.partition("_")[0] for name in names]
         words.append(self.run.options())
-        chosen = {name: value for stage in names for name, value in self.given[stage].items()}
-        words += [f"--set {shlex.quote(f'{name}={value}')}" for name, value in chosen.items()]
+        words += [f"--params {shlex.quote(request.file)}"] * bool(request.file)
+        have = {each for name in names for each in parameters.schema(parameters.notebook(name))}
+        chosen = [setting for setting in request.settings if setting.partition("=")[0] in have]
+        words += [f"--set {shlex.quote(setting)}" for setting in chosen]
         devices = os.environ.get("CIFAR_UTILS_DEVICES", "")
         words += [f"--devices {devices}"] * devices.isdecimal()
         words += [f"--cell-timeout {request.cell_seconds}"] * bool(request.cell_seconds)
@@ -365,7 +371,7 @@ def _carry_out(plans: list[_Plan], control: Control, board: progress.Board) -> j
     places = jobs.divided(runtime.core_numbers(), request.jobs)
 
     def work(key: jobs.Key, place: int) -> None:
-        limits = Limits(request.cell_seconds, places[place])
+        limits = Limits(request.cell_seconds, places[place], shared=request.jobs > 1)
         _one(by_key[key], key[1], limits, control, board)
 
     outcome = jobs.carry_out(
@@ -514,6 +520,7 @@ def _warn_of_old(board: progress.Board, plan: _Plan, before: bool) -> None:
         have = parameters.schema(parameters.notebook(name))
         own = {each: parameters.check(each, own[each], have[each]) for each in own if each in have}
         if why := stages.reasons(stage, plan.values(name, own)):
-            single = replace(plan, given={name: {e: v for e, v in own.items() if v != have[e]}})
+            settings = tuple(f"{each}={v}" for each, v in own.items() if v != have[each])
+            single = replace(plan, request=replace(plan.request, settings=settings, file=""))
             board.say(f"note: {name} is from before something changed ({'; '.join(why[:3])});")
             board.say(f"      run it again with: {single.command([name])}\n")

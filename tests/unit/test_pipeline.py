@@ -495,15 +495,23 @@ def test_only_parameters_that_the_notebook_has_are_passed(stage, root):
 
 
 def test_the_resume_command_names_what_is_left(stage, root):
-    asked = request(jobs=2, gpu=True, cell_seconds=90, keep_going=True)
-    given = {name: {"EPOCHS": 1} for name in tiny_course.STAGES}
-    plan = pipeline._Plan(stage.run, asked, given)
+    asked = request(
+        jobs=2,
+        gpu=True,
+        cell_seconds=90,
+        keep_going=True,
+        settings=("EPOCHS=1", "WORD=x"),
+        file="a file.yaml",
+    )
+    plan = pipeline._Plan(stage.run, asked, {})
     options = stage.run.options()
     assert plan.command(["02_second", "03_third"]) == (
-        f"cifar run --from 02 {options} --set EPOCHS=1 --cell-timeout 90 --jobs 2 --gpu "
-        "--keep-going"
+        f"cifar run --from 02 {options} --params 'a file.yaml' --set EPOCHS=1 --cell-timeout 90 "
+        "--jobs 2 --gpu --keep-going"
     )
     assert plan.command(["02_second"]).startswith(f"cifar run 02 {options}")
+    again = pipeline._Plan(stage.run, request(repeats="other"), {})
+    assert again.command(["02_second"]) == f"cifar rerun other --as {NAME}"
     assert plan.command(list(tiny_course.STAGES)).startswith(f"cifar run {options}")
 
 
