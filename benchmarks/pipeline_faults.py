@@ -4,13 +4,14 @@ usage: python -m benchmarks.pipeline_faults [faults|overhead|memory ...] [--cour
 
 ``faults`` runs a small course of three notebooks: two that take a second each, the second of which
 reads what the first left, and one that trains a real network on the synthetic images of the smoke
-profile (six epochs) and two variants of it (three epochs each). ``cifar run`` is disturbed four times before it may end, in random
-order and at random points: its kernel is killed by SIGKILL, the process group of the command is,
-the disk becomes full (a tmpfs made smaller than what it has to hold; without root no file may grow
-beyond a random size), and a file of the run is cut, changed or removed. Each time the same command
-goes on. In the end all is compared, bit for bit, with a run left alone. ``overhead`` runs notebooks
-01 and 02 of the course (smoke profile) bare, by nbclient, and by the pipeline, in turn. ``memory``
-makes ten runs in one process. Change nothing in the library meanwhile: stages would run again.
+profile (six epochs) and two variants of it (three epochs each). ``cifar run`` is disturbed four
+times before it may end, in random order and at random points: its kernel is killed by SIGKILL, the
+process group of the command is, the disk becomes full (a tmpfs made smaller than what it has to
+hold; without root no file may grow beyond a random size), and a file of the run is cut, changed or
+removed. Each time the same command goes on. In the end all is compared, bit for bit, with a run
+left alone. ``overhead`` runs a notebook of the small course and notebook 02 of the real one (smoke
+profile) bare, by nbclient, and by the pipeline, in turn. ``memory`` makes ten runs of the two short
+notebooks in one process. Change nothing in the library meanwhile: stages would run again.
 """
 
 import argparse
@@ -446,45 +447,51 @@ def faults(count: int, seed: int) -> None:
     print("\ndamaged: " + "; ".join(case.status for case in cases if case.fault == "damaged file"))
 
 
-def overhead(names: list[str], repeats: int) -> None:
-    """Run notebooks of the course bare and by the pipeline, and print the difference."""
+def _bare(path: Path) -> float:
+    """Run a notebook by nbclient alone and return the seconds."""
     from nbclient import NotebookClient
 
-    course = paths.notebooks_dir()
-    spent: dict[str, dict[str, list[float]]] = {n: {"bare": [], "pipeline": []} for n in names}
+    document = nbformat.read(path, as_version=4)
+    began = time.perf_counter()
+    NotebookClient(document, timeout=None, kernel_name="python3").execute(cwd=path.parent)
+    return time.perf_counter() - began
+
+
+def _piped(name: str) -> float:
+    """Run a stage by the pipeline and return the seconds."""
+    request = pipeline.Request([name], profile="smoke", source="synthetic", fresh=True)
+    began = time.perf_counter()
+    with contextlib.redirect_stdout(io.StringIO()):
+        pipeline.run(request)
+    return time.perf_counter() - began
+
+
+def overhead() -> None:
+    """Run notebooks bare and by the pipeline, in turn, and print the difference."""
+    print("| notebook | times | bare, s | pipeline, s | more, s | more |")
+    print("|---|--:|--:|--:|--:|--:|")
     with tempfile.TemporaryDirectory(prefix="overhead-") as home:
+        write_course(Path(home, "notebooks"))
         os.environ |= {
             "CIFAR_UTILS_DATA_DIR": str(Path(home, "data")),
             "CIFAR_UTILS_ARTIFACTS_DIR": str(Path(home, "artifacts")),
             "CIFAR_UTILS_PROFILE": "smoke",
-            "CIFAR_UTILS_RESNET50_WEIGHTS": "none",
             "PYTHONHASHSEED": "0",
             "TF_CPP_MIN_LOG_LEVEL": "2",
         }
-        for repeat in range(repeats + 1):
-            for name in names:
-                document = nbformat.read(course / f"{name}.ipynb", as_version=4)
-                began = time.perf_counter()
-                NotebookClient(document, timeout=None, kernel_name="python3").execute(cwd=home)
-                bare = time.perf_counter() - began
-                request = pipeline.Request([name], profile="smoke", source="synthetic", fresh=True)
-                began = time.perf_counter()
-                with contextlib.redirect_stdout(io.StringIO()):
-                    pipeline.run(request)
-                if repeat:  # the first time of each fills caches
-                    spent[name]["bare"].append(bare)
-                    spent[name]["pipeline"].append(time.perf_counter() - began)
-    print("| notebook | bare, s | pipeline, s | more, s | more |")
-    print("|---|--:|--:|--:|--:|")
-    totals = [0.0, 0.0]
-    for name, each in spent.items():
-        bare, piped = (statistics.median(each[kind]) for kind in ("bare", "pipeline"))
-        totals = [totals[0] + bare, totals[1] + piped]
-        print(
-            f"| {name} | {bare:.1f} | {piped:.1f} | {piped - bare:+.1f} | {piped / bare - 1:+.1%} |"
-        )
-    more = totals[1] - totals[0]
-    print(f"| in all | {totals[0]:.1f} | {totals[1]:.1f} | {more:+.1f} | {more / totals[0]:+.1%} |")
+        course = paths.notebooks_dir()
+        for folder, repeats in ((Path(home, "notebooks"), 9), (course, 2)):
+            paths.notebooks_dir = lambda folder=folder: folder
+            path = folder / f"{STAGES[0]}.ipynb"
+            if folder != course:
+                _bare(path)  # which draws the synthetic images, once
+            pairs = [(_bare(path), _piped(STAGES[0])) for _ in range(repeats)]
+            bare, piped = (statistics.median(column) for column in zip(*pairs, strict=True))
+            more = statistics.median(piped - bare for bare, piped in pairs)
+            name = "a short one" if folder != course else STAGES[0]
+            share = f"{more / bare:+.1%}" if folder == course else ""
+            print(f"| {name} | {repeats} | {bare:.1f} | {piped:.1f} | {more:+.1f} | {share} |")
+            print("each:", [f"{a:.1f} {b:.1f}" for a, b in pairs], file=sys.stderr)
 
 
 def memory(count: int) -> None:
@@ -500,11 +507,11 @@ def memory(count: int) -> None:
         os.environ["CIFAR_UTILS_ARTIFACTS_DIR"] = str(root / "artifacts")
         for number in range(1, count + 1):
             request = pipeline.Request(
-                list(STAGES), profile="smoke", source="synthetic", name=f"run{number}"
+                list(STAGES[:2]), profile="smoke", source="synthetic", name=f"run{number}"
             )
             with contextlib.redirect_stdout(io.StringIO()):
                 (made,) = pipeline.run(request)
-            records = [made.stage(name).finished() or {} for name in STAGES]
+            records = [made.stage(name).finished() or {} for name in STAGES[:2]]
             peak = max(record["memory"] for record in records)
             left = len(own.children(recursive=True))
             held = own.memory_info().rss
@@ -523,7 +530,7 @@ def main() -> None:
     options = parser.parse_args()
     print(f"{runtime.hardware()}; {runtime.versions()}\n")
     if "overhead" in options.what:
-        overhead(["01_eda", "02_baseline_cnn"], 3)
+        overhead()
     if "memory" in options.what:
         memory(10)
     if "faults" in options.what:
