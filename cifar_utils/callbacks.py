@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from cifar_utils import supervision
 from cifar_utils.data import CLASS_NAMES
 
 _DIVERGED = 5
@@ -58,6 +59,28 @@ class EpochLines(keras.callbacks.Callback):
     def restore(self, numbers: dict[str, Any], arrays: list[np.ndarray]) -> None:
         """Take the rows back."""
         self.rows = numbers["rows"]
+
+
+class Supervised(keras.callbacks.Callback):
+    """Tells the pipeline that runs the notebook of each epoch, and stops after one if asked to.
+
+    It stands behind what writes the state down.
+
+    Args:
+        epochs: How many there are.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        super().__init__()
+        self._epochs = epochs
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Tell, and raise what Ctrl-C raises if the pipeline wants to stop."""
+        figures = {name: float(value) for name, value in (logs or {}).items()}
+        about = {"model": self.model.name, "epoch": epoch + 1, "epochs": self._epochs}
+        supervision.tell(about | figures)
+        if supervision.stop_asked():
+            raise KeyboardInterrupt
 
 
 class LossGuard(keras.callbacks.Callback):

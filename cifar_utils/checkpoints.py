@@ -102,20 +102,21 @@ class Checkpoint(keras.callbacks.Callback):
             model: Compiled, its optimizer built.
 
         Returns:
-            The number of epochs that are done; 0 where there is no state.
+            The number of epochs that are done; 0 where there is no state, or a damaged one.
 
         Raises:
-            RunError: The state is of another training, or damaged.
+            RunError: The state is of another training.
         """
         if not self._path.is_file():
             return 0
-        remedy = f"delete the folder {self._path.parent} to start anew"
         try:
             with np.load(self._path, allow_pickle=False) as file:
                 stored = {name: file[name] for name in file.files}
             about = json.loads(str(stored.pop("about")))
         except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-            raise RunError(f"{self._path} cannot be read ({error}); {remedy}") from error
+            print(f"{self._path} is damaged ({error}); the training starts anew")
+            self._path.unlink()
+            return 0
         was = about["identity"]
         differing = [
             f"{name} (was {was.get(name)}, is {self._identity.get(name)})"
@@ -125,7 +126,7 @@ class Checkpoint(keras.callbacks.Callback):
         if differing:
             raise RunError(
                 f"{self._path} is the state of another training: {'; '.join(differing)}; go back "
-                f"to what was, or {remedy}"
+                f"to what was, or delete the folder {self._path.parent} to start anew"
             )
         groups: dict[str, list[np.ndarray]] = {}
         for name, array in stored.items():  # in the order in which they were written

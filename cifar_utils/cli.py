@@ -8,12 +8,20 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from cifar_utils.errors import CifarUtilsError, DataError, ParameterError, PictureError
+from cifar_utils.errors import (
+    CifarUtilsError,
+    DataError,
+    DifferentError,
+    ParameterError,
+    PictureError,
+)
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.table import Table
 
-    from cifar_utils import leaderboard, runs
+    from cifar_utils import leaderboard, pipeline, runs
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,20 +50,18 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--from", dest="first", metavar="STAGE", help="this stage and all later ones")
     run.add_argument(
         "--profile",
-        default="auto",
         help="how much to do: smoke, cpu, gpu or auto (gpu where there is one, else smoke)",
     )
     run.add_argument(
         "--data",
-        default="auto",
         help="synthetic, a CIFAR-10 archive, the folder of an unpacked one, or auto (what is in "
         "the data folder; where nothing is, the smoke profile draws synthetic images, the others "
         "download the archive)",
     )
-    run.add_argument("--seed", type=int, default=0, help="default: 0")
-    run.add_argument(
-        "--run", dest="name", metavar="NAME", default="auto", help="default: named by its settings"
-    )
+    seeds = run.add_mutually_exclusive_group()
+    seeds.add_argument("--seed", type=int, help="default: 0")
+    seeds.add_argument("--seeds", metavar="SEEDS", help="a run for each, such as 0-4 or 0,2,7")
+    run.add_argument("--run", dest="name", metavar="NAME", help="default: named by its settings")
     run.add_argument(
         "--set",
         dest="settings",
@@ -65,13 +71,72 @@ def parser() -> argparse.ArgumentParser:
         help="a parameter of the notebooks, for every stage that has it; may be repeated",
     )
     run.add_argument(
+        "--params",
+        metavar="FILE",
+        help="a YAML file with stages, profile, data, seed or seeds, run and parameters, these for "
+        "all stages or, under a stage's name, for one; options go before it",
+    )
+    run.add_argument(
         "--devices",
         metavar="N",
         type=int,
         help="train each model on the first N devices; default: on all GPUs, if there are any",
     )
-    run.add_argument("--fresh", action="store_true", help="run finished stages again")
+    run.add_argument("--gpu", action="store_true", help="refuse to run where there is no GPU")
+    run.add_argument("--fresh", action="store_true", help="start over, finished stages too")
+    run.add_argument(
+        "--explain", action="store_true", help="only say which stages would run, and why"
+    )
+    run.add_argument(
+        "--keep-going",
+        action="store_true",
+        help="after a failure run the stages that do not build on it",
+    )
+    run.add_argument(
+        "--cell-timeout",
+        metavar="TIME",
+        help="longest time for a cell, such as 90, 30m or 2h; default: any",
+    )
+    _jobs_options(run)
     run.set_defaults(act=_run)
+
+    rerun = commands.add_parser(
+        "rerun",
+        allow_abbrev=False,
+        help="run a run again and see whether it comes out the same",
+        description="Run the stages of a run again with its parameters, seed and images, under a "
+        "name of its own, and compare metrics and logits bit for bit. If they differ the exit "
+        "status is 10.",
+    )
+    rerun.add_argument("run", metavar="RUN")
+    rerun.add_argument("--as", dest="name", metavar="NAME", help="default: RUN-again1")
+    rerun.set_defaults(act=_rerun)
+
+    kept = commands.add_parser("runs", help="look at runs and remove them").add_subparsers(
+        title="commands", metavar="COMMAND", required=True
+    )
+    listing = kept.add_parser("list", allow_abbrev=False, help="all runs and their sizes")
+    listing.set_defaults(act=_runs_list)
+    show = kept.add_parser("show", allow_abbrev=False, help="what a run is and what it holds")
+    show.add_argument("run", metavar="RUN")
+    show.set_defaults(act=_runs_show)
+    remove = kept.add_parser("remove", allow_abbrev=False, help="remove runs")
+    remove.add_argument("runs", metavar="RUN", nargs="+")
+    remove.add_argument("--yes", action="store_true", help="without asking")
+    remove.set_defaults(act=_runs_remove)
+    prune = kept.add_parser(
+        "prune",
+        allow_abbrev=False,
+        help="remove what is left over, and old runs if asked",
+        description="Remove what killed runs left half written, and states of trainings that are "
+        "done; with an option also whole runs. It lists everything and asks first.",
+    )
+    prune.add_argument("--keep", metavar="N", type=int, help="keep only the N newest runs")
+    prune.add_argument(
+        "--older-than", metavar="DAYS", type=float, help="remove runs begun longer ago"
+    )
+    prune.add_argument("--yes", action="store_true", help="without asking")
+    prune.set_defaults(act=_runs_prune)
 
     results = commands.add_parser(
         "results",
@@ -220,6 +285,22 @@ def _model_option(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _jobs_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--jobs",
+        metavar="N",
+        type=int,
+        default=1,
+        help="stages, and runs of several seeds, side by side; they share the cores; default: 1",
+    )
+    command.add_argument(
+        "--memory",
+        metavar="GB",
+        type=float,
+        help="what stages side by side may take together; default: most of what is free",
+    )
+
+
 def _fit_option(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--fit",
@@ -232,22 +313,181 @@ def _fit_option(command: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> None:
     from cifar_utils import pipeline
 
+    request = _request(options)
     if options.devices is not None:
         if options.devices < 1:
             raise ParameterError(f"--devices {options.devices}: expected a number from 1")
         os.environ["CIFAR_UTILS_DEVICES"] = str(options.devices)  # which the kernels inherit
-    run = pipeline.run(
-        pipeline.select(options.stages, options.first),
-        profile=options.profile,
-        source=options.data,
-        seed=options.seed,
-        name=options.name,
-        settings=options.settings,
-        fresh=options.fresh,
-    )
+    if options.explain:
+        several = len(request.seeds) > 1
+        for verdict in pipeline.explain(request):
+            name = f"{verdict.run}/{verdict.stage}" if several else verdict.stage
+            if verdict.reasons:
+                print(f"{name}  would run", *verdict.reasons, sep="\n    ")
+            else:
+                print(f"{name}  is done")
+        return
+    made = pipeline.run(request)
     print()
-    _show(tables(run.results()))
-    print(f"report: {run.folder / 'report.html'}")
+    _show(tables([row for run in made for row in run.results()]))
+    for run in made:
+        print(f"report: {run.folder / 'report.html'}")
+
+
+def _request(options: argparse.Namespace) -> "pipeline.Request":
+    """Return what the options of ``cifar run`` and its file ask for; options go first."""
+    from pathlib import Path
+
+    from cifar_utils import parameters, pipeline
+
+    nothing = parameters.Filed(None, None, None, None, None, {})
+    filed = parameters.read(Path(options.params)) if options.params else nothing
+    for name in ("jobs", "memory"):
+        value = getattr(options, name)
+        if value is not None and value <= 0:
+            raise ParameterError(f"--{name} {value:g}: expected a number above 0")
+    names = options.stages or (None if options.first else filed.stages) or []
+    seeds = filed.seeds or [0]
+    if options.seeds is not None:
+        seeds = _numbers(options.seeds)
+    elif options.seed is not None:
+        seeds = [options.seed]
+    return pipeline.Request(
+        stages=pipeline.select(names, options.first),
+        profile=options.profile or filed.profile or "auto",
+        source=options.data or filed.data or "auto",
+        seeds=tuple(seeds),
+        name=options.name or filed.run or "auto",
+        settings=tuple(options.settings),
+        parameters=filed.parameters,
+        file=options.params or "",
+        fresh=options.fresh,
+        keep_going=options.keep_going,
+        cell_seconds=None if options.cell_timeout is None else _seconds(options.cell_timeout),
+        jobs=options.jobs,
+        memory=None if options.memory is None else int(options.memory * 1e9),
+        gpu=options.gpu,
+    )
+
+
+def _numbers(text: str) -> list[int]:
+    """Return the seeds that a text such as ``0-4`` or ``0,2,7`` names."""
+    found: list[int] = []
+    try:
+        for part in text.split(","):
+            first, dash, last = part.partition("-")
+            found += range(int(first), int(last if dash else first) + 1)
+    except ValueError as error:
+        raise ParameterError(f"--seeds {text}: expected such as 0-4 or 0,2,7") from error
+    return found
+
+
+def _seconds(text: str) -> int:
+    """Return the seconds that a text such as ``90``, ``30m`` or ``2h`` means."""
+    units = {"s": 1, "m": 60, "h": 3600}
+    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
+    if not number.isdecimal() or int(number) < 1:
+        raise ParameterError(f"--cell-timeout {text}: expected such as 90, 30m or 2h")
+    return int(number) * units[unit]
+
+
+def _rerun(options: argparse.Namespace) -> None:
+    from cifar_utils import leaderboard, reruns, runs
+
+    second, found = reruns.run(reruns.request(options.run, options.name))
+    print()
+    _show([_repeated_table([(second, each) for each in found])])
+    if differing := [each.stage for each in found if each.differing]:
+        first = runs.load(options.run)
+        changed = [
+            f"{name} was {was}, is {now}" for name, was, now in leaderboard.differing(first, second)
+        ]
+        raise DifferentError(
+            f"{', '.join(differing)} came out differently than in {first.name}; "
+            + (
+                "what else differs:\n- " + "\n- ".join(changed)
+                if changed
+                else "nothing else differs"
+            )
+        )
+    print(f"{second.name} came out the same as {options.run}, bit for bit")
+
+
+def _runs_list(options: argparse.Namespace) -> None:
+    from cifar_utils import housekeeping, paths, runs
+
+    found = housekeeping.entries()
+    if not found:
+        print(f"no runs yet in {paths.artifacts_dir()}; make one with: cifar run")
+        return
+    rows = [
+        (
+            entry.name,
+            _size(entry.size),
+            f"{len(entry.finished)} of {len(runs.STAGES)} stages",
+            entry.created[:16],
+            entry.state,
+        )
+        for entry in found
+    ]
+    _print_columns([*rows, ("in all", _size(sum(entry.size for entry in found)), "", "", "")])
+
+
+def _runs_show(options: argparse.Namespace) -> None:
+    from cifar_utils import housekeeping, runs
+
+    run = runs.load(options.run)
+    about = [("folder", str(run.folder)), ("options", run.options())]
+    names = ("created", "hardware", "git_commit", "repeats")
+    about += [(name, str(run.manifest[name])) for name in names if run.manifest.get(name)]
+    _print_columns(about)
+    if held := housekeeping.contents(run):
+        print()
+        _print_columns([(name, _size(size), state) for name, size, state in held])
+
+
+def _runs_remove(options: argparse.Namespace) -> None:
+    from cifar_utils import runs
+
+    _remove([runs.load(name).folder for name in dict.fromkeys(options.runs)], options.yes)
+
+
+def _runs_prune(options: argparse.Namespace) -> None:
+    from cifar_utils import housekeeping
+
+    for name in ("keep", "older_than"):
+        value = getattr(options, name)
+        if value is not None and value < 0:
+            raise ParameterError(f"--{name.replace('_', '-')} {value:g}: expected 0 or more")
+    found = housekeeping.superfluous(options.keep, options.older_than)
+    if not found:
+        print("nothing to remove")
+        return
+    _remove(found, options.yes)
+
+
+def _remove(found: "list[Path]", yes: bool) -> None:
+    """Say what would be removed, ask unless told not to, and remove it."""
+    from cifar_utils import housekeeping, stages
+
+    sizes = [stages.size(path) for path in found]
+    rows = [(str(path), _size(size)) for path, size in zip(found, sizes, strict=True)]
+    _print_columns([*rows, ("in all", _size(sum(sizes)))])
+    if not yes:
+        try:
+            answer = input("remove? [y/N] ")
+        except EOFError:
+            answer = ""
+        if answer.strip().lower() not in ("y", "yes"):
+            print("nothing was removed; --yes removes without asking")
+            return
+    freed = sum(housekeeping.remove(path) for path in found)
+    print(f"removed {_size(freed).strip()}")
+
+
+def _size(count: int) -> str:
+    """Return bytes in megabytes."""
+    return f"{count / 1e6:10,.1f} MB"
 
 
 def _results(options: argparse.Namespace) -> None:
@@ -270,6 +510,8 @@ def _results(options: argparse.Namespace) -> None:
         _show(tables(rows))
         if seeds := leaderboard.over_seeds(chosen):
             _show([_seeds_table(seeds), *_gaps_table(leaderboard.gaps_over_seeds(chosen))])
+        if repeats := _repeats(chosen):
+            _show([_repeated_table(repeats)])
         if len(options.runs) == 2:
             _show(_comparison(*chosen))
 
@@ -476,6 +718,30 @@ def _gaps_table(found: "list[leaderboard.Gap]") -> "list[Table]":
     return [table]
 
 
+def _repeats(chosen: "list[runs.Run]") -> "list[tuple[runs.Run, leaderboard.Repeated]]":
+    """Return how the reruns among some runs came out."""
+    from cifar_utils import leaderboard, runs
+
+    known = set(runs.names())
+    return [
+        (run, repeated)
+        for run in chosen
+        if run.manifest.get("repeats") in known
+        for repeated in leaderboard.repeated(runs.load(run.manifest["repeats"]), run)
+    ]
+
+
+def _repeated_table(found: "list[tuple[runs.Run, leaderboard.Repeated]]") -> "Table":
+    """Return a table of what reruns gave."""
+    table = _table("reruns", ("stage", "run", "repeats", "came out"), ())
+    for run, repeated in found:
+        outcome = "differently: " + ", ".join(repeated.differing)
+        if not repeated.differing:
+            outcome = "the same, bit for bit"
+        table.add_row(*_cells(repeated.stage, run.name, run.manifest["repeats"], outcome))
+    return table
+
+
 def _points(value: float, low: float, high: float) -> str:
     """Return a difference of shares and its interval in points."""
     return f"{100 * value:+.2f}  [{100 * low:+.2f}, {100 * high:+.2f}]"
@@ -517,8 +783,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status.
 
     Returns:
-        0 when everything asked for was done, 1 when something failed, 2 when the command line was
-        refused, 130 when the user stopped it.
+        0 when everything asked for was done, 2 when the command line was refused, 130 when the user
+        stopped it, else the ``status`` of the error that it ended with, 1 for most.
     """
     if hasattr(sys.stdout, "reconfigure"):
         # A log file's narrow encoding must not stop a run over a heading's dot.
@@ -526,15 +792,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         options.act(options)
-    except ParameterError as error:
-        print(f"cifar: {error}", file=sys.stderr)
-        return 2
     except CifarUtilsError as error:
         print(f"cifar: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt as error:
-        text = str(error) or "interrupted; the same command goes on from here"
-        print(f"cifar: {text}", file=sys.stderr)
+        return error.status
+    except KeyboardInterrupt:
+        print("cifar: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # Whoever read the output has gone; keep Python from complaining about it at exit.

@@ -5,11 +5,16 @@ import dataclasses
 import functools
 import io
 import itertools
+import json
 import math
+import shutil
 import statistics
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -17,7 +22,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from cifar_utils import evaluation, training
+from cifar_utils import evaluation, paths, supervision, training
 from cifar_utils.data import Split
 from cifar_utils.errors import DivergedError, ParameterError
 from cifar_utils.evaluation import Interval
@@ -90,6 +95,81 @@ def _difference(
     return Interval(mean, mean - reach, mean + reach)
 
 
+@dataclass(frozen=True)
+class _Trial:
+    """One training of a variant.
+
+    Attributes:
+        seconds: Of training.
+        problem: Why it led nowhere; empty if it did not.
+        history: See ``training.Fitted``.
+        training: Accuracy on training images.
+        logits: float32 ``(N, 10)`` for the validation images.
+    """
+
+    seconds: float
+    problem: str = ""
+    history: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
+    training: float = math.nan
+    logits: np.ndarray = dataclasses.field(default_factory=lambda: np.empty((0, 10)))
+
+
+def _train(
+    model: keras.Model,
+    how: Recipe | Callable[..., training.Fitted],
+    train: Split,
+    judged: Split | None,
+    seed: int,
+    place: Path | None,
+) -> _Trial:
+    """Train a variant, from where an earlier sitting was left if its state was kept."""
+    fit = functools.partial(training.fit, recipe=how) if isinstance(how, Recipe) else how
+    options = {} if place is None else {"backup": place / "state"}
+    started = time.perf_counter()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # a line an epoch would be too many
+            fitted = fit(model, train, judged, seed=seed, **options)
+    except DivergedError as error:
+        return _Trial(time.perf_counter() - started, str(error).partition(";")[0])
+    return _Trial(fitted.seconds, history=fitted.history)
+
+
+def _judge(trial: _Trial, model: keras.Model, learned: Split, validation: Split) -> _Trial:
+    """Return a trial with what its network answers."""
+    return dataclasses.replace(
+        trial,
+        training=evaluation.accuracy(
+            evaluation.predict_logits(model, learned.images), learned.labels
+        ).value,
+        logits=evaluation.predict_logits(model, validation.images),
+    )
+
+
+def _read(place: Path | None) -> _Trial | None:
+    """Return the trial that an earlier sitting finished, if it did and its file is whole."""
+    path = None if place is None else place / "trial.npz"
+    if path is None or not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            about, logits = json.loads(str(file["about"])), file["logits"]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        print(f"{path} is damaged ({error}); the variant is trained again")
+        return None
+    return _Trial(**about | {"history": pd.DataFrame(about["history"]), "logits": logits})
+
+
+def _write(place: Path | None, trial: _Trial) -> None:
+    """Keep a trial, whose training's state is of no more use."""
+    if place is None:
+        return
+    fields = {name: getattr(trial, name) for name in ("seconds", "problem", "training")}
+    about = json.dumps(fields | {"history": trial.history.to_dict("list")})
+    with paths.atomic(place / "trial.npz") as partial:
+        np.savez(partial, about=np.array(about), logits=trial.logits)
+    shutil.rmtree(place / "state", ignore_errors=True)
+
+
 def compare(
     variants: Mapping[str, Variant],
     train: Split,
@@ -98,6 +178,7 @@ def compare(
     seeds: Sequence[int] = (0,),
     most: int | None = None,
     curves: bool = False,
+    backup: Path | None = None,
 ) -> Comparison:
     """Train variants and set each against the first (notebook 02 introduces it).
 
@@ -113,6 +194,8 @@ def compare(
         seeds: Seeds of weights, order and augmentation; each variant is trained once with each.
         most: Compare only so many variants, the first ones; None for all.
         curves: Whether to judge each epoch as well, which takes longer.
+        backup: Folder of its own where ``cifar run``, if it runs the notebook, keeps what is done:
+            a comparison that was killed goes on after the last epoch of the variant it was at.
 
     Raises:
         ParameterError: There are not two variants to compare, or there is no seed.
@@ -124,32 +207,36 @@ def compare(
             "variants and one seed"
         )
     learned = train.first(len(validation))
+    judged = validation if curves else None
     logits: dict[str, list[np.ndarray]] = {name: [] for name in chosen}
     histories: dict[str, pd.DataFrame] = {}
     rows: list[dict[str, Any]] = []
     for (name, (build, how)), seed in itertools.product(chosen.items(), seeds):
         keras.utils.set_random_seed(seed)
-        model, started = build(), time.perf_counter()
-        fit = functools.partial(training.fit, recipe=how) if isinstance(how, Recipe) else how
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):  # a line an epoch would be too many
-                fitted = fit(model, train, validation if curves else None, seed=seed)
-        except DivergedError as error:
-            print(f"{name}, seed {seed}: {str(error).partition(';')[0]}")
-            rows.append({"variant": name, "seconds": time.perf_counter() - started})
+        model = build()  # also if the trial is done, so that random numbers go on as they would
+        place = supervision.kept(backup, f"{name} {seed}")
+        trial = _read(place)
+        if trial is None:
+            trial = _train(model, how, train, judged, seed, place)
+            if not trial.problem:
+                trial = _judge(trial, model, learned, validation)
+            _write(place, trial)
+        if trial.problem:
+            print(f"{name}, seed {seed}: {trial.problem}")
+            rows.append({"variant": name, "seconds": trial.seconds})
             continue
-        histories.setdefault(name, fitted.history)
-        logits[name].append(evaluation.predict_logits(model, validation.images))
-        row = {
-            "variant": name,
-            "training": evaluation.accuracy(
-                evaluation.predict_logits(model, learned.images), learned.labels
-            ).value,
-            "validation": evaluation.accuracy(logits[name][-1], validation.labels).value,
-            "seconds": fitted.seconds,
-        }
-        print(f"{name}, seed {seed}: {row['validation']:.1%} in {row['seconds']:.1f} s")
-        rows.append(row)
+        histories.setdefault(name, trial.history)
+        logits[name].append(trial.logits)
+        right = evaluation.accuracy(trial.logits, validation.labels).value
+        print(f"{name}, seed {seed}: {right:.1%} in {trial.seconds:.1f} s")
+        rows.append(
+            {
+                "variant": name,
+                "training": trial.training,
+                "validation": right,
+                "seconds": trial.seconds,
+            }
+        )
     reference, *others = chosen
     gaps: list[dict[str, float | str]] = [{"verdict": "reference"}]
     for name in others:

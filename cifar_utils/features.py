@@ -33,6 +33,7 @@ from cifar_utils import (
     paths,
     pretrained,
     runs,
+    supervision,
     training,
     transfer,
 )
@@ -375,6 +376,7 @@ def heads(
     recipe: Recipe,
     *,
     seed: int = 0,
+    backup: Path | None = None,
 ) -> pd.DataFrame:
     """Train several heads, judged on validation (notebook 04 introduces it).
 
@@ -386,6 +388,8 @@ def heads(
         choices: What to try.
         recipe: How to train each, apart from its weight decay; its optimizer must have one.
         seed: Of weights and order, the same for all.
+        backup: Folder of its own where ``cifar run``, if it runs the notebook, keeps their state:
+            after a kill they go on after their last epoch.
 
     Returns:
         A row a choice: ``hidden``, ``dropout``, ``weight_decay``, ``training`` and ``validation``
@@ -399,12 +403,13 @@ def heads(
         raise ParameterError("choices is empty; expected at least one head to try")
     seen, unseen = Split(train, train_labels), Split(validation, validation_labels)
     rows = []
-    for choice in choices:
+    for number, choice in enumerate(choices):
         keras.utils.set_random_seed(seed)
         head = transfer.head(choice.hidden, choice.dropout)
         tried = dataclasses.replace(recipe, weight_decay=choice.weight_decay)
         with contextlib.redirect_stdout(io.StringIO()):  # a line an epoch would be too many
-            fitted = training.fit(head, seen, unseen, tried, seed=seed)
+            state = supervision.kept(backup, f"head {number}")
+            fitted = training.fit(head, seen, unseen, tried, seed=seed, backup=state)
         last = fitted.history.iloc[-1]
         row = {
             **choice._asdict(),

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from keras import layers
 
-from cifar_utils import batches, features, folded, optimizers, training, transfer
+from cifar_utils import batches, features, folded, optimizers, supervision, training, transfer
 from cifar_utils.batches import Mirrored
 from cifar_utils.data import IMAGE_SHAPE, Split
 from cifar_utils.errors import ParameterError
@@ -317,7 +317,8 @@ def fine_tune(
         weights: Where the pretrained weights come from, if known.
         backup: Folder of its own for the state. A fine-tuning that was killed goes on after its
             last epoch when it is started again in the same way, from the same weights; the state
-            is gone after the last phase.
+            is gone after the last phase, but where ``cifar run`` runs the notebook, only once that
+            has ended.
         callbacks: More to be told about steps and epochs.
 
     Returns:
@@ -363,6 +364,6 @@ def fine_tune(
         history = fitted.history.assign(from_stage=phase.from_stage)
         history["epoch"] += sum(len(earlier) for earlier in histories)
         histories.append(history)
-    if backup is not None:
+    if backup is not None and not supervision.supervised():
         shutil.rmtree(backup, ignore_errors=True)
     return training.Fitted(pd.concat(histories, ignore_index=True), seconds)

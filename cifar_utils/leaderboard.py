@@ -1,6 +1,7 @@
 """Results side by side: which may be compared, what several seeds say, what two runs differ in."""
 
 import math
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -206,6 +207,56 @@ def differing(first: runs.Run, second: runs.Run) -> list[Differing]:
         for name in dict.fromkeys([*one, *other])
         if one.get(name) != other.get(name)
     ]
+
+
+VOLATILE = re.compile(r"seconds|^run$|^reasons$|^hardware$")
+"""Fields of metrics that may differ between two runs that came out the same."""
+
+
+class Repeated(NamedTuple):
+    """Whether a stage of a rerun came out as in the run that it repeats.
+
+    Attributes:
+        stage: Name of the stage.
+        differing: Names of what is not the same, bit for bit: fields of the metrics and files of
+            logits.
+    """
+
+    stage: str
+    differing: list[str]
+
+
+def repeated(first: runs.Run, second: runs.Run) -> list[Repeated]:
+    """Return whether two runs came out the same, for each stage that the first has finished.
+
+    Args:
+        first: The run.
+        second: Its rerun.
+    """
+    found = []
+    for name in runs.STAGES:
+        one, other = first.stage(name), second.stage(name)
+        if one.finished() is None:
+            continue
+        if other.finished() is None:
+            found.append(Repeated(name, ["not finished"]))
+            continue
+        was, now = one.metrics(), other.metrics()
+        differing = [
+            field
+            for field in dict.fromkeys([*was, *now])
+            if not VOLATILE.search(field) and repr(was.get(field)) != repr(now.get(field))
+        ]
+        for split in ("validation", "test"):
+            logits = [
+                stage.load_logits(split)[0].tobytes()
+                for stage in (one, other)
+                if (stage.folder / f"{split}.npz").is_file()
+            ]
+            if logits and (len(logits) == 1 or logits[0] != logits[1]):
+                differing.append(f"{split}.npz")
+        found.append(Repeated(name, differing))
+    return found
 
 
 class Change(NamedTuple):

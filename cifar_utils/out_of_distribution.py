@@ -5,6 +5,7 @@ probability, the energy, and the distance from the training images in the networ
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
@@ -135,7 +136,13 @@ def scores(model: keras.Model, known: np.ndarray, images: np.ndarray) -> dict[st
 
 
 def never_seen(
-    train: Split, test: Split, classes: Sequence[int], recipe: Recipe, *, seed: int
+    train: Split,
+    test: Split,
+    classes: Sequence[int],
+    recipe: Recipe,
+    *,
+    seed: int,
+    backup: Path | None = None,
 ) -> dict[str, Detection]:
     """Return how well a network notices classes that it was not trained on (notebook 06).
 
@@ -145,13 +152,15 @@ def never_seen(
         classes: Labels to leave out.
         recipe: How to train it.
         seed: Of weights, order and augmentation.
+        backup: Folder for the state, see ``training.fit``.
 
     Returns:
         By name of the score.
     """
     keras.utils.set_random_seed(seed)
     model, kept = models.build("baseline_cnn"), ~np.isin(train.labels, classes)
-    training.fit(model, Split(train.images[kept], train.labels[kept]), None, recipe, seed=seed)
+    learned = Split(train.images[kept], train.labels[kept])
+    training.fit(model, learned, None, recipe, seed=seed, backup=backup)
     known = evaluation.predict_logits(explain.last_features(model), train.images[kept])
     inside = ~np.isin(test.labels, classes)
     return {

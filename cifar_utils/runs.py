@@ -5,6 +5,8 @@ import json
 import re
 import shlex
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -231,7 +233,10 @@ class Stage:
         path = self.folder / "stage.json"
         if not path.is_file() or not all((self.folder / file).is_file() for file in LEFT_BEHIND):
             return None
-        return read_json(path)
+        try:
+            return read_json(path)
+        except RunError:  # damaged, so nothing says that the stage is whole
+            return None
 
     def metrics(self) -> dict[str, Any]:
         """Return ``metrics.json``.
@@ -340,13 +345,18 @@ def start(name: str, *, profile: str, seed: int, provenance: dict[str, Any]) -> 
     folder = paths.artifacts_dir() / name
     settings = {"profile": profile, "seed": seed, "data": provenance}
     path = folder / "manifest.json"
-    found = read_json(path) if path.is_file() else None
+    try:
+        found = read_json(path) if path.is_file() else None
+    except RunError:  # each finished stage still says by itself what it was made with
+        print(f"{path} is damaged and written anew")
+        found = None
     if found and _identity(found) != _identity(settings):
         raise RunError(
             f"run {name!r} was made with {_described(found)}, not {_described(settings)}; "
             f"choose another name with --run, or remove {folder}"
         )
-    manifest = settings | {
+    manifest = (found or {}) | settings
+    manifest |= {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "hardware": runtime.hardware(),
         "versions": runtime.versions(),
@@ -372,6 +382,37 @@ def load(name: str) -> Run:
         hint = nearest(name, known) if known else "; there are none yet, make one with: cifar run"
         raise RunError(f"no run is called {name!r} in {paths.artifacts_dir()}{hint}")
     return Run(path.parent, read_json(path))
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep two commands from writing to one run at the same time.
+
+    Raises:
+        RunError: Another one is at it.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RunError(
+            f"another `cifar run` is writing to {folder}; wait for it or choose another --run"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def busy(folder: Path) -> bool:
+    """Return whether a command is writing to the run in ``folder``."""
+    try:
+        with alone(folder):
+            return False
+    except RunError:
+        return True
 
 
 def names() -> list[str]:

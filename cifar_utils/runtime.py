@@ -108,6 +108,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def core_numbers() -> list[int]:
+    """Return the numbers of the cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(cores()))
+
+
 def hardware() -> str:
     """Return the hardware a result was made on, such as ``2 cores of AMD EPYC``.
 

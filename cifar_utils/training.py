@@ -22,9 +22,10 @@ from cifar_utils import (
     native,
     optimizers,
     recipes,
+    supervision,
 )
 from cifar_utils.batches import Batches, Mirrored, check
-from cifar_utils.callbacks import Averaging, EarlyStopping, EpochLines, LossGuard
+from cifar_utils.callbacks import Averaging, EarlyStopping, EpochLines, LossGuard, Supervised
 from cifar_utils.data import Split
 from cifar_utils.errors import CifarUtilsError, DivergedError, ParameterError
 from cifar_utils.recipes import Recipe
@@ -187,8 +188,9 @@ def fit(
         recipe: How.
         seed: Order of the images and augmentation.
         backup: Folder of its own for the state after each epoch. A training that was killed goes on
-            from there when it is started again in the same way; it is gone after the last epoch.
-        keep_backup: Whether it stays there instead, so that a training that is done can be had
+            from there when it is started again in the same way; it is gone after the last epoch,
+            but where ``cifar run`` runs the notebook, only once that has ended.
+        keep_backup: Whether it stays there in any case, so that a training that is done can be had
             again at once; for one that is part of a longer one.
         callbacks: More to be told about steps and epochs.
         tensorboard: Folder for TensorBoard's files, if they are wanted.
@@ -229,7 +231,9 @@ def fit(
         done = checkpoint.restore(trained)
         if done:
             print(f"goes on after epoch {done}, from {backup}")
-        watchers.append(checkpoint)  # the last one, so that it sees what the others did
+        watchers.append(checkpoint)  # behind the others, so that it sees what they did
+    if supervision.supervised():
+        watchers.append(Supervised(recipe.epochs))
     earlier = sum(row["seconds"] for row in lines.rows)
     targets: Any = {"sparse": recipe.loss == "sparse", "classes": model.outputs[0].shape[-1]}
     judged = None
@@ -268,7 +272,8 @@ def fit(
         final = stopping or averaging
         if final and not guard.problem:
             final.finish(trained)
-    if checkpoint and not (keep_backup and not guard.problem):
+    kept = keep_backup or supervision.supervised()
+    if checkpoint and not (kept and not guard.problem):
         checkpoint.clear()
     if guard.problem:
         raise DivergedError(

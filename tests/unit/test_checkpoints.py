@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 
-from cifar_utils import recipes, training
+from cifar_utils import recipes, supervision, training
 from cifar_utils.errors import RunError
 from tests.unit.trainable import coloured, small_network
 
@@ -145,12 +146,45 @@ def test_the_state_of_other_data_or_another_model_is_refused(tmp_path):
         training.fit(model, train, validation, recipe, seed=3, backup=tmp_path)
 
 
-def test_a_damaged_state_is_refused(tmp_path):
+@pytest.mark.parametrize("how", ["cut", "changed"])
+def test_a_damaged_state_is_not_trusted(tmp_path, capsys, how):
+    history, weights = train("plain")
     interrupted(tmp_path)
     (state,) = tmp_path.iterdir()
-    state.write_bytes(state.read_bytes()[:-100])
-    with pytest.raises(RunError, match=r"cannot be read .*delete the folder"):
-        train("plain", tmp_path)
+    content = bytearray(state.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    state.write_bytes(content if how == "changed" else content[:-100])
+    capsys.readouterr()
+    again, same = train("plain", tmp_path)
+    assert re.search(r"is damaged \(.*\); the training starts anew", capsys.readouterr().out)
+    assert again.equals(history)
+    for left_alone, trained in zip(weights, same, strict=True):
+        np.testing.assert_array_equal(trained, left_alone)
+
+
+def test_a_pipeline_hears_of_epochs_stops_after_one_and_keeps_what_is_done(
+    tmp_path, monkeypatch, capsys
+):
+    history, weights = train("plain")
+    place, backup = tmp_path / "place", tmp_path / "backup"
+    place.mkdir()
+    monkeypatch.setenv(supervision.VARIABLE, str(place))
+    supervision.ask_to_stop(place)
+    with pytest.raises(KeyboardInterrupt):
+        train("plain", backup)
+    (told,), _ = supervision.told(place, 0)
+    assert (told["epoch"], told["epochs"]) == (1, EPOCHS)
+    assert told["val_accuracy"] == history["val_accuracy"][0]
+    (place / "stop").unlink()
+    resumed, _ = train("plain", backup)
+    assert resumed.equals(history)
+    assert "goes on after epoch 1" in capsys.readouterr().out
+    # As it is done, it is not trained again in the same notebook.
+    again, same = train("plain", backup)
+    assert "val_loss" not in capsys.readouterr().out
+    assert again.equals(history)
+    for left_alone, trained in zip(weights, same, strict=True):
+        np.testing.assert_array_equal(trained, left_alone)
 
 
 def test_the_state_is_read_without_pickle_and_says_what_it_is_of(tmp_path):

@@ -55,7 +55,8 @@ def test_help_names_every_option_of_run(capsys):
         cli.main(["run", "--help"])
     text = capsys.readouterr().out
     options = ("--from", "--profile", "--data", "--seed", "--run", "--set", "--devices", "--fresh")
-    assert all(option in text for option in (*options, "STAGE"))
+    options += ("--seeds", "--params", "--explain", "--keep-going", "--cell-timeout", "--gpu")
+    assert all(option in text for option in (*options, "--jobs", "--memory", "STAGE"))
 
 
 @pytest.mark.parametrize(
@@ -71,6 +72,13 @@ def test_help_names_every_option_of_run(capsys):
         (["run", "--seed", "-1"], "expected 0 to 4294967295"),
         (["run", "--devices", "0"], "--devices 0: expected a number from 1"),
         (["run", "--run", "../x"], "run name '../x' is not usable"),
+        (["run", "--seeds", "0-x"], "expected such as 0-4 or 0,2,7"),
+        (["run", "--seeds", "1,1"], "expected numbers that differ"),
+        (["run", "--jobs", "0"], "--jobs 0: expected a number above 0"),
+        (["run", "--memory", "-1"], "--memory -1: expected a number above 0"),
+        (["run", "--cell-timeout", "1d"], "expected such as 90, 30m or 2h"),
+        (["run", "--params", "missing.yaml"], "missing.yaml cannot be read"),
+        (["runs", "prune", "--keep", "-1"], "--keep -1: expected 0 or more"),
     ],
 )
 def test_what_is_wrong_on_the_command_line_is_refused(root, capsys, arguments, expected):
@@ -91,6 +99,8 @@ def test_what_is_wrong_on_the_command_line_is_refused(root, capsys, arguments, e
         [],
         ["data"],
         ["results", "--seed", "1"],
+        ["run", "--seed", "1", "--seeds", "1,2"],
+        ["runs"],
     ],
 )
 def test_what_the_parser_refuses(arguments, capsys):
@@ -121,7 +131,7 @@ def test_options_reach_the_run_and_the_table_ends_it(root, capsys):
     row = next(line for line in printed.out.splitlines() if line.lstrip().startswith("03_third"))
     assert "50.00  [47.00, 53.00]" in row
     metrics = json.loads((folder / "03_third" / "metrics.json").read_text())
-    assert (metrics["profile"], metrics["seed"], metrics["given"][0]) == ("cpu", 4, 9)
+    assert (metrics["profile"], metrics["seed"], metrics["derived"]) == ("cpu", 4, 90)
     assert not (folder / "01_first").exists()
 
     assert cli.main([*arguments, "--set", "EPOCHS=9"]) == 0
@@ -130,9 +140,9 @@ def test_options_reach_the_run_and_the_table_ends_it(root, capsys):
     assert "already finished" not in capsys.readouterr().out
 
 
-def test_a_failing_stage_is_exit_status_1(root, capsys):
+def test_a_failing_cell_is_exit_status_3(root, capsys):
     tiny_course.write(root, "03_third", "raise KeyError('lost')")
-    assert cli.main(["run", "third"]) == 1
+    assert cli.main(["run", "third"]) == 3
     errors = capsys.readouterr().err
     assert "cifar: 03_third failed in cell 9 of 11" in errors
     assert "KeyError: 'lost'" in errors
@@ -143,12 +153,83 @@ def test_a_failing_stage_is_exit_status_1(root, capsys):
 def test_devices_reach_the_notebooks_and_the_command_that_goes_on(root, monkeypatch, capsys):
     monkeypatch.setenv("CIFAR_UTILS_DEVICES", "auto")  # put back after the test
     tiny_course.write(root, "03_third", "raise KeyError('lost')")
-    assert cli.main(["run", "1", "3", "--devices", "2"]) == 1
+    assert cli.main(["run", "1", "3", "--devices", "2"]) == 3
     errors = capsys.readouterr().err
     assert errors.splitlines()[-1].startswith("go on with: cifar run --from 03 ")
     assert errors.splitlines()[-1].endswith(" --devices 2")
-    (found,) = (root / "artifacts").glob("*/01_first/metrics.json")
+    (found,) = (root / "artifacts").glob("*/01_first/facts.json")
     assert json.loads(found.read_text())["environment"]["CIFAR_UTILS_DEVICES"] == "2"
+
+
+def test_a_file_of_settings_runs_and_options_go_before_it(root, tmp_path, capsys):
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "stages: [1, third]\nprofile: cpu\nseed: 5\nrun: filed\n"
+        "parameters: {EPOCHS: 3, third: {RATE: 1e-4, SIZES: [1, 2]}}"
+    )
+    assert cli.main(["run", "--params", str(path), "--seed", "6", "--set", "EPOCHS=8"]) == 0
+    folder = root / "artifacts" / "filed"
+    facts = json.loads((folder / "03_third" / "facts.json").read_text())
+    assert facts["given"][:3] == [8, 0.0001, "(1, 2)"]
+    assert json.loads((folder / "01_first" / "facts.json").read_text())["given"][1] == 0.5
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert (manifest["profile"], manifest["seed"]) == ("cpu", 6)
+    assert not (folder / "02_second").exists()
+    path.write_text("parameters: {EPOCH: 3}")
+    assert cli.main(["run", "--params", str(path)]) == 2
+    assert "did you mean 'EPOCHS'?" in capsys.readouterr().err
+
+
+def test_explain_says_why_and_runs_nothing(root, capsys):
+    assert cli.main(["run", "3", "--run", "mine"]) == 0
+    capsys.readouterr()
+    assert cli.main(["run", "1", "3", "--run", "mine", "--explain", "--set", "EPOCHS=4"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        *("01_first  would run", "    it has not finished yet"),
+        *("03_third  would run", "    parameter EPOCHS was 2, is 4"),
+    ]
+    assert cli.main(["run", "3", "--run", "mine", "--explain"]) == 0
+    assert capsys.readouterr().out == "03_third  is done\n"
+    assert not (root / "artifacts" / "mine" / "01_first").exists()
+
+
+def test_runs_are_listed_shown_and_removed_only_after_a_yes(root, capsys, monkeypatch):
+    assert cli.main(["runs", "list"]) == 0
+    assert "no runs yet" in capsys.readouterr().out
+    for name in ("one", "two"):
+        assert cli.main(["run", "3", "--run", name]) == 0
+    capsys.readouterr()
+    assert cli.main(["runs", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["one", "two", "in"]
+    assert all(re.search(r"\d MB  1 of 3 stages", line) for line in lines[:2])
+    assert cli.main(["runs", "show", "one"]) == 0
+    assert re.search(r"^03_third +[\d.]+ MB  finished 20", capsys.readouterr().out, re.MULTILINE)
+    folder = root / "artifacts"
+    for answer, left in (("", 2), ("n", 2), ("y", 1)):
+        monkeypatch.setattr("builtins.input", lambda question, answer=answer: answer)
+        assert cli.main(["runs", "remove", "one"]) == 0
+        out = capsys.readouterr().out
+        assert str(folder / "one") in out
+        assert ("nothing was removed" in out) == (left == 2)
+        assert len(list(folder.iterdir())) == left
+    assert cli.main(["runs", "prune"]) == 0
+    assert capsys.readouterr().out == "nothing to remove\n"
+    assert cli.main(["runs", "prune", "--keep", "0", "--yes"]) == 0
+    assert re.search(r"two +[\d.]+ MB\n.*removed [\d.]+ MB", capsys.readouterr().out, re.DOTALL)
+    assert not list(folder.iterdir())
+    assert cli.main(["runs", "remove", "one"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("90", 90), ("90s", 90), ("30m", 1800), ("2h", 7200)]
+)
+def test_times(text, expected):
+    assert cli._seconds(text) == expected
+
+
+def test_seeds():
+    assert cli._numbers("0-2,7") == [0, 1, 2, 7]
 
 
 def test_control_c_before_the_first_stage(root, monkeypatch, capsys):

@@ -1,12 +1,14 @@
 """Comparing short trainings: which variant is held against which, with what interval."""
 
+import functools
+
 import keras
 import numpy as np
 import pandas as pd
 import pytest
 
-from cifar_utils import experiments, plots, training
-from cifar_utils.errors import ParameterError
+from cifar_utils import experiments, plots, supervision, training
+from cifar_utils.errors import DivergedError, ParameterError
 from cifar_utils.evaluation import Interval
 from cifar_utils.recipes import Recipe
 from tests.unit.trainable import coloured, small_model
@@ -172,3 +174,67 @@ def test_nothing_to_compare_is_refused(options, message):
     variants = {"a": (small_model, SHORT), "b": (small_model, SHORT)}
     with pytest.raises(ParameterError, match=message):
         experiments.compare(variants, TRAIN, VALIDATION, **options)
+
+
+class Stop(keras.callbacks.Callback):
+    """Ends a comparison in the third epoch of its second training, as a kill would."""
+
+    trainings = 0
+
+    def on_train_begin(self, logs=None):
+        Stop.trainings += 1
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if Stop.trainings == 2 and epoch == 2:
+            raise InterruptedError
+
+
+def test_a_comparison_under_the_pipeline_goes_on_after_its_last_epoch(
+    tmp_path, monkeypatch, capsys
+):
+    place, backup = tmp_path / "place", tmp_path / "backup"
+    place.mkdir()
+    variants = {
+        "one: a": (small_model, LONG),
+        "two": (small_model, LONG),
+        "three": (small_model, SHORT),
+    }
+    alone = experiments.compare(variants, TRAIN, VALIDATION)
+    monkeypatch.setenv(supervision.VARIABLE, str(place))
+    stopped = {
+        name: (build, functools.partial(training.fit, recipe=recipe, callbacks=[Stop()]))
+        for name, (build, recipe) in variants.items()
+    }
+    with pytest.raises(InterruptedError):
+        experiments.compare(stopped, TRAIN, VALIDATION, backup=backup)
+    assert sorted(path.name for path in backup.iterdir()) == ["one_a_0", "two_0"]
+    told, read = supervision.told(place, 0)
+    assert len(told) == 6 + 2
+    again = experiments.compare(variants, TRAIN, VALIDATION, backup=backup)
+    assert [fact["epoch"] for fact in supervision.told(place, read)[0]] == [3, 4, 5, 6, 1]
+    pd.testing.assert_frame_equal(
+        again.table.drop(columns="seconds"), alone.table.drop(columns="seconds")
+    )
+    for name, history in alone.histories.items():
+        other = again.histories[name].drop(columns="seconds")
+        pd.testing.assert_frame_equal(other, history.drop(columns="seconds"))
+    for trial in backup.glob("*/trial.npz"):
+        trial.write_bytes(trial.read_bytes()[:-50])
+    capsys.readouterr()
+    experiments.compare(variants, TRAIN, VALIDATION, backup=backup)
+    assert capsys.readouterr().out.count("the variant is trained again") == 3
+
+
+def test_a_diverged_variant_is_remembered(tmp_path, monkeypatch):
+    monkeypatch.setenv(supervision.VARIABLE, str(tmp_path))
+    calls = []
+
+    def diverge(*data, seed, backup):
+        calls.append(backup)
+        raise DivergedError("the loss became nan; lower the rate")
+
+    variants = {"short": (small_model, SHORT), "wild": (small_model, diverge)}
+    for _ in range(2):
+        table = experiments.compare(variants, TRAIN, VALIDATION, backup=tmp_path / "b").table
+        assert table.loc["wild", "verdict"] == "diverged"
+    assert calls == [tmp_path / "b" / "wild_0" / "state"]

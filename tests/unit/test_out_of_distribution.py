@@ -117,7 +117,7 @@ def test_scores_know_which_images_are_known():
 def test_classes_never_seen_are_kept_from_the_network(monkeypatch):
     learnt = []
 
-    def fit(model, train, validation, recipe, *, seed):
+    def fit(model, train, validation, recipe, *, seed, backup):
         learnt.append(set(train.labels))
         assert validation is None
 

@@ -1,5 +1,4 @@
 import contextlib
-import copy
 import html.parser
 import io
 import json
@@ -9,26 +8,49 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
 
+import psutil
 import pytest
 from jupyter_client.kernelspec import KernelSpecManager
 
-from cifar_utils import paths, pipeline, profiles, report, runs
-from cifar_utils.errors import ParameterError, RunError
+from cifar_utils import (
+    execution,
+    housekeeping,
+    jobs,
+    paths,
+    pipeline,
+    progress,
+    report,
+    runs,
+    stages,
+)
+from cifar_utils.errors import (
+    CellError,
+    CellTimeoutError,
+    DiskFullError,
+    KernelDiedError,
+    MemoryRanOutError,
+    NoGpuError,
+    ParameterError,
+    RunError,
+    UpstreamError,
+)
 from tests.unit import tiny_course
 
 NAME = "smoke-synthetic-seed0"
-SOURCES = pipeline._sources
+
+
+def request(stages=(), **options):
+    return pipeline.Request(pipeline.select(list(stages)), **options)
 
 
 def run(stages=(), **options):
     """Run stages of the installed course and return what was printed."""
     log = io.StringIO()
     with contextlib.redirect_stdout(log):
-        pipeline.run(pipeline.select(list(stages)), **options)
+        pipeline.run(request(stages, **options))
     return log.getvalue()
 
 
@@ -36,23 +58,8 @@ def fails(stages=(), **options):
     """Run stages, one of which must fail, and return the message."""
     with pytest.raises(RunError) as caught:
         run(stages, **options)
+    fails.kind = type(caught.value)
     return str(caught.value)
-
-
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    root = tmp_path / "a {course} with spaces"
-    for stage in tiny_course.STAGES:
-        tiny_course.write(root, stage)
-    tiny_course.install(root, monkeypatch.setattr)
-    monkeypatch.delenv("CIFAR_UTILS_PROFILE", raising=False)
-    monkeypatch.delenv("CIFAR_UTILS_RESNET50_WEIGHTS", raising=False)
-    return root
-
-
-@pytest.fixture
-def folder(root):
-    return root / "artifacts" / NAME
 
 
 @pytest.fixture(scope="module")
@@ -110,19 +117,20 @@ def test_progress_in_a_log_file(done):
 def test_what_a_stage_leaves(done):
     folder, _, _ = done
     assert {path.name for path in (folder / "01_first").iterdir()} == {
-        *("notebook.ipynb", "report.html", "metrics.json", "stage.json"),
+        *("notebook.ipynb", "report.html", "metrics.json", "stage.json", "facts.json"),
         *("figures", "model.keras", "MODEL_CARD.md"),
     }
     assert {path.name for path in folder.iterdir()} == {
-        *("01_first", "02_second", "manifest.json", "report.html", ".lock"),
+        *("01_first", "02_second", "manifest.json", "events.jsonl", "report.html", ".lock"),
     }
 
 
 def test_parameters_reach_the_notebook_with_their_types(done):
     folder, _, _ = done
+    facts = json.loads((folder / "01_first" / "facts.json").read_text())
+    assert facts["given"] == [-3, 1.0, "(8,)", "none", False, "synthetic"]
+    assert isinstance(facts["given"][1], float)
     metrics = json.loads((folder / "01_first" / "metrics.json").read_text())
-    assert metrics["given"] == [-3, 1.0, "(8,)", "none", False, "synthetic"]
-    assert isinstance(metrics["given"][1], float)
     assert (metrics["run"], metrics["profile"], metrics["seed"]) == (NAME, "smoke", 0)
     recorded = json.loads((folder / "01_first" / "stage.json").read_text())["parameters"]
     assert recorded["EPOCHS"] == -3
@@ -135,12 +143,12 @@ def test_values_derived_from_parameters_are_not_stale(done):
 
 def test_the_kernel_is_this_interpreter_in_a_folder_of_its_own(done):
     folder, _, _ = done
-    metrics = json.loads((folder / "01_first" / "metrics.json").read_text())
-    assert metrics["python"] == sys.executable
-    assert Path(metrics["cwd"]).parent.name.startswith("cifar-")
-    assert metrics["environment"]["PYTHONHASHSEED"] == "0"
-    assert metrics["environment"]["MPLBACKEND"] == "module://matplotlib_inline.backend_inline"
-    assert metrics["environment"]["CIFAR_UTILS_LIVE"] == "0"
+    facts = json.loads((folder / "01_first" / "facts.json").read_text())
+    assert facts["python"] == sys.executable
+    assert Path(facts["cwd"]).parent.name.startswith("cifar-")
+    assert facts["environment"]["PYTHONHASHSEED"] == "0"
+    assert facts["environment"]["MPLBACKEND"] == "module://matplotlib_inline.backend_inline"
+    assert facts["environment"]["CIFAR_UTILS_LIVE"] == "0"
 
 
 class Page(html.parser.HTMLParser):
@@ -218,126 +226,18 @@ def test_other_settings_run_a_stage_again_and_what_builds_on_it(root, folder):
     assert "note:" not in log
     tiny_course.write(root, "01_first", "changed = True")
     log = run(["2"], settings=["EPOCHS=5"])
-    assert "note: 01_first is from before its code, settings or inputs changed; run it" in log
+    assert "note: 01_first is from before something changed (notebook changed);" in log
+    assert f"run it again with: cifar run 01 {runs.load(NAME).options()}\n" in log
     assert "[1/1] 02_second  already finished" in log
-
-
-@pytest.fixture
-def stage(root):
-    """A stage that builds on another one, both opened but neither run."""
-    provenance = copy.deepcopy(tiny_course.PROVENANCE)
-    opened = runs.start("auto", profile="smoke", seed=0, provenance=provenance)
-    first = opened.stage("01_first")
-    first.folder.mkdir()
-    for name in runs.LEFT_BEHIND:
-        (first.folder / name).touch()
-    runs.write_json(first.folder / "stage.json", {"fingerprint": "1", "finished": "now"})
-    return opened.stage("02_second")
-
-
-def _change_notebook(stage, values, monkeypatch):
-    tiny_course.write(pipeline.notebook("x").parent.parent, stage.name, "other = 1")
-
-
-def _change_parameter(stage, values, monkeypatch):
-    values["EPOCHS"] = 3
-
-
-def _change_data(stage, values, monkeypatch):
-    stage.run.manifest["data"]["fingerprint"] = "0" * 64
-
-
-def _change_profile(stage, values, monkeypatch):
-    changed = replace(profiles.PROFILES["smoke"], cnn_epochs=99)
-    monkeypatch.setitem(profiles.PROFILES, "smoke", changed)
-
-
-def _change_library(stage, values, monkeypatch):
-    monkeypatch.setattr(pipeline, "_sources", lambda: "another library")
-
-
-def _change_versions(stage, values, monkeypatch):
-    monkeypatch.setattr(pipeline.runtime, "versions", lambda: {"keras": "0"})
-
-
-def _change_backend(stage, values, monkeypatch):
-    monkeypatch.setenv("KERAS_BACKEND", "another")
-
-
-def _change_devices(stage, values, monkeypatch):
-    monkeypatch.setenv("CIFAR_UTILS_DEVICES", "2")
-
-
-def _change_hosts(stage, values, monkeypatch):
-    monkeypatch.setenv("KERAS_DISTRIBUTION_NUM_PROCESSES", "2")
-
-
-def _change_upstream(stage, values, monkeypatch):
-    again = {"fingerprint": "1", "finished": "later"}
-    runs.write_json(stage.folder.with_name("01_first") / "stage.json", again)
-
-
-def _change_weights(stage, values, monkeypatch):
-    monkeypatch.setenv("CIFAR_UTILS_RESNET50_WEIGHTS", "none")
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        _change_notebook,
-        _change_parameter,
-        _change_data,
-        _change_profile,
-        _change_library,
-        _change_versions,
-        _change_backend,
-        _change_devices,
-        _change_hosts,
-        _change_upstream,
-        _change_weights,
-    ],
-)
-def test_the_fingerprint_notices(stage, monkeypatch, change):
-    values = pipeline.parameters(pipeline.notebook(stage.name))
-    before = pipeline.fingerprint(stage, values)
-    assert pipeline.fingerprint(stage, values) == before
-    change(stage, values, monkeypatch)
-    assert pipeline.fingerprint(stage, values) != before
-
-
-def test_the_library_is_all_of_its_modules(monkeypatch):
-    source = Path(pipeline.__file__).parent
-    files = {path: path.read_bytes() for path in source.rglob("*.py")}
-    monkeypatch.setattr(Path, "read_bytes", lambda path: files[path])
-    before = SOURCES()
-    for path in files:
-        files[path] += b"\n"
-        assert SOURCES() != before
-        before = SOURCES()
-
-
-def test_the_fingerprint_does_not_depend_on_places(stage):
-    values = pipeline.parameters(pipeline.notebook(stage.name))
-    before = pipeline.fingerprint(stage, values)
-    assert pipeline.fingerprint(stage, values | {"DATA": "/elsewhere", "RUN": "x"}) == before
-
-
-def test_the_fingerprint_notices_another_weights_file(stage, tmp_path, monkeypatch):
-    weights = tmp_path / "weights.h5"
-    weights.write_bytes(b"one")
-    values = {"WEIGHTS": str(weights)}
-    before = pipeline.fingerprint(stage, values)
-    weights.write_bytes(b"other")
-    assert pipeline.fingerprint(stage, values) != before
 
 
 def test_a_weights_file_is_found_from_any_folder(stage, tmp_path, monkeypatch):
     (tmp_path / "weights.h5").touch()
     monkeypatch.chdir(tmp_path)
-    request = pipeline._Request(stage.run, [], False)
-    values = request.values(stage.name, {"WEIGHTS": "weights.h5"})
+    plan = pipeline._Plan(stage.run, request(), {})
+    values = plan.values(stage.name, {"WEIGHTS": "weights.h5"})
     assert values["WEIGHTS"] == str(tmp_path / "weights.h5")
-    assert request.values(stage.name, {"WEIGHTS": "none"})["WEIGHTS"] == "none"
+    assert plan.values(stage.name, {"WEIGHTS": "none"})["WEIGHTS"] == "none"
 
 
 def test_a_failing_cell_says_where_why_and_how_to_go_on(root, folder):
@@ -350,7 +250,9 @@ def test_a_failing_cell_says_where_why_and_how_to_go_on(root, folder):
         "go on with: cifar run --from 02 --profile smoke --data synthetic --seed 0 "
         f"--run {NAME} --set EPOCHS=5 --set 'WEIGHTS=a b'"
     )
+    assert fails.kind is CellError
     assert "no such thing" in (folder / "02_second" / "failed.ipynb").read_text()
+    assert "raise ValueError" in (folder / "02_second" / "traceback.txt").read_text()
     assert not (folder / "02_second" / "stage.json").exists()
     assert not (folder / "03_third").exists()
     assert "01 · The first notebook" in (folder / "report.html").read_text()
@@ -371,19 +273,23 @@ def test_a_failing_rerun_leaves_the_earlier_results(root, folder):
     assert "the results of its earlier run are kept" in message
     after = {path: path.read_bytes() for path in (folder / "01_first").iterdir() if path.is_file()}
     assert after.pop(folder / "01_first" / "failed.ipynb")
+    assert after.pop(folder / "01_first" / "traceback.txt")
     assert after == before
     tiny_course.write(root, "01_first")
     assert "already finished" in run(["1"])
 
 
 @pytest.mark.parametrize(
-    "death", ["os._exit(1)", "os.kill(os.getpid(), 9)"], ids=["exits", "is killed"]
+    ("death", "how"),
+    [("os._exit(7)", "ended with exit status 7"), ("os.kill(os.getpid(), 9)", "by SIGKILL")],
+    ids=["exits", "is killed"],
 )
-def test_a_dying_kernel_is_a_failure(root, folder, death):
+def test_a_dying_kernel_is_a_failure(root, folder, death, how):
     tiny_course.write(root, "03_third", f"import os\nos.write(2, b'last words')\n{death}")
     message = fails(["3"])
     assert "03_third failed in cell 9 of 11" in message
-    assert "the kernel died" in message
+    assert "the kernel died" in message and how in message
+    assert fails.kind is KernelDiedError
     assert "last words" in message
     assert (folder / "03_third" / "failed.ipynb").is_file()
 
@@ -396,7 +302,7 @@ def test_a_notebook_must_save_its_metrics(root, folder):
 
 
 def test_a_slow_cell_says_that_it_still_runs(root, monkeypatch):
-    monkeypatch.setattr(pipeline, "SILENCE", 0.2)
+    monkeypatch.setattr(progress, "SILENCE", 0.2)
     tiny_course.write(root, "03_third", "import time\ntime.sleep(2)")
     log = run(["3"])
     assert "cell  9/11  ## 1. Train the network  still running" in log
@@ -444,10 +350,11 @@ def test_a_killed_command_is_resumed_at_the_stage_that_did_not_finish(root, fold
 KEEPS = """
 import os
 from pathlib import Path
-backup = Path(os.environ["CIFAR_UTILS_ARTIFACTS_DIR"]) / RUN / f".{STAGE}.backup"
+backup = Path(os.environ["CIFAR_UTILS_ARTIFACTS_DIR"]) / RUN / f".{STAGE}.backup" / "main"
 backup.mkdir(exist_ok=True)
 print("epochs done:", len(list(backup.iterdir())))
-(backup / str(len(list(backup.iterdir())))).touch()
+if not list(backup.iterdir()):
+    (backup / "first").touch()
 """
 
 
@@ -457,16 +364,16 @@ def test_the_state_of_a_training_survives_a_failure_and_no_success(root, folder)
         texts = ["".join(out.get("text", "")) for cell in cells for out in cell.get("outputs", [])]
         return int("".join(texts).split("epochs done: ")[1].split()[0])
 
-    tiny_course.write(root, "01_first", KEEPS + "raise RuntimeError('killed')")
+    tiny_course.write(root, "01_first", "raise RuntimeError('killed')", before=KEEPS)
     for _ in range(2):
         with pytest.raises(RunError, match="killed"):
             run(["1"])
     backup = folder / ".01_first.backup"
     assert runs.load(NAME).stage("02").backup == runs.load(NAME).folder / ".02_second.backup"
-    assert len(list(backup.iterdir())) == 2
-    tiny_course.write(root, "01_first", KEEPS)
-    run(["1"])
-    assert epochs() == 2
+    assert (backup / "main" / "first").is_file()
+    tiny_course.write(root, "01_first", "'mended'", before=KEEPS)
+    assert "is not used" not in run(["1"])
+    assert epochs() == 1
     assert not backup.exists()
     backup.mkdir()
     (backup / "old").touch()
@@ -474,10 +381,35 @@ def test_the_state_of_a_training_survives_a_failure_and_no_success(root, folder)
     assert epochs() == 0
 
 
+@pytest.mark.parametrize(
+    ("settings", "cell", "fails_in", "why"),
+    [
+        (["EPOCHS=3"], KEEPS, "body", "parameter EPOCHS was 2, is 3"),
+        ([], KEEPS + "other = 1", "body", "a cell changed that had run already"),
+        ([], KEEPS + "other = 1", "before", "its cell changed"),
+    ],
+)
+def test_the_state_of_a_training_of_something_else_is_not_used(
+    root, folder, settings, cell, fails_in, why
+):
+    failing = {"before": KEEPS, "body": "pass"}
+    failing[fails_in] += "\nraise RuntimeError('killed')"
+    tiny_course.write(root, "01_first", **failing)
+    fails(["1"])
+    tiny_course.write(root, "01_first", before=cell)
+    log = run(["1"], settings=settings)
+    assert f"what an earlier attempt had trained is not used: {why}\n" in log
+    assert "epochs done: 0" in (folder / "01_first" / "notebook.ipynb").read_text()
+
+
 def test_control_c_stops_the_kernel_and_says_how_to_go_on(root, folder):
     started, kernel = _start(root, "1", "2", "--set", "EPOCHS=4")
     started.send_signal(signal.SIGINT)
-    _, errors = started.communicate(timeout=60)
+    time.sleep(1)
+    assert started.poll() is None  # it lets the cell come to its end
+    started.send_signal(signal.SIGINT)
+    output, errors = started.communicate(timeout=60)
+    assert "stopping after this epoch, or cell; Ctrl-C again stops at once" in output
     assert started.returncode == 130
     assert errors == (
         "cifar: interrupted in 02_second\ngo on with: cifar run 02 --profile smoke "
@@ -488,28 +420,28 @@ def test_control_c_stops_the_kernel_and_says_how_to_go_on(root, folder):
 
 
 def test_earlier_results_come_back_after_a_kill(stage):
-    aside = pipeline._aside(stage)
+    aside = stages._aside(stage)
     aside.mkdir()
     (aside / "metrics.json").write_text("{}")
     stage.folder.mkdir()
     (stage.folder / "half done").touch()
-    pipeline._recover(stage)
+    stages.recover(stage)
     assert [path.name for path in stage.folder.iterdir()] == ["metrics.json"]
     assert not aside.exists()
 
 
 def test_a_stage_that_did_finish_survives_a_kill_during_the_clean_up(stage):
     first = stage.run.stage("01_first")
-    pipeline._aside(first).mkdir()
-    (pipeline._aside(first) / "metrics.json").write_text("{}")
-    pipeline._recover(first)
+    stages._aside(first).mkdir()
+    (stages._aside(first) / "metrics.json").write_text("{}")
+    stages.recover(first)
     assert (first.folder / "stage.json").is_file()
-    assert not pipeline._aside(first).exists()
+    assert not stages._aside(first).exists()
 
 
 def test_two_commands_do_not_write_to_one_run(root, folder):
     runs.start("auto", profile="smoke", seed=0, provenance=tiny_course.PROVENANCE)
-    with pipeline._alone(folder):
+    with runs.alone(folder):
         assert "another `cifar run` is writing" in fails(["3"])
 
 
@@ -540,57 +472,6 @@ def test_select_refuses_two_ways_at_once(root):
 
 
 @pytest.mark.parametrize(
-    ("text", "default", "expected"),
-    [
-        ("7", 1, 7),
-        ("-7", 1, -7),
-        ("7", 1.0, 7.0),
-        ("1e-4", 1.0, 0.0001),
-        ("False", True, False),
-        ("true", False, True),
-        ("none", "auto", "none"),
-        ("7", "auto", "7"),
-        ("a=b", "auto", "a=b"),
-        ("(1, 2)", (3,), (1, 2)),
-        ("1,2", [3], [1, 2]),
-        ("[1, 2.5]", (0.5,), (1, 2.5)),
-        ("3", None, 3),
-    ],
-)
-def test_convert(text, default, expected):
-    value = pipeline.convert("NAME", text, default)
-    assert value == expected
-    assert type(value) is type(expected)
-
-
-@pytest.mark.parametrize(
-    ("text", "default", "expected"),
-    [
-        ("1.5", 1, "expected an integer, such as 1"),
-        ("true", 1, "expected an integer"),
-        ("1", True, "expected true or false, such as True"),
-        ("many", 0.5, "expected a number, such as 0.5"),
-        ("nan", 0.5, "expected a number"),
-        ("3", (1, 2), r"expected a tuple, such as \(1, 2\)"),
-        ("(1, 'a')", (1, 2), "expected a tuple"),
-        ("(True,)", (1, 2), "expected a tuple"),
-        ("(1,", (1, 2), "expected a tuple"),
-        ("[1]", {"a": 1}, "expected a dict"),
-    ],
-)
-def test_convert_refuses(text, default, expected):
-    with pytest.raises(ParameterError, match=expected):
-        pipeline.convert("NAME", text, default)
-
-
-def test_a_setting_goes_to_every_stage_that_has_it(root):
-    tiny_course.write(root, "03_third", parameters='WORD = "a"\nEPOCHS = 1.5')
-    given = pipeline.assign(["EPOCHS=3", "WORD=b", "WORD=c"], ["01_first", "03_third"])
-    assert given == {"01_first": {"EPOCHS": 3}, "03_third": {"EPOCHS": 3.0, "WORD": "c"}}
-    assert type(given["03_third"]["EPOCHS"]) is float
-
-
-@pytest.mark.parametrize(
     ("setting", "expected"),
     [
         ("EPOCH=3", "no stage asked for has a parameter 'EPOCH'; did you mean 'EPOCHS'"),
@@ -609,44 +490,29 @@ def test_a_wrong_setting_is_refused_before_anything_runs(root, folder, setting, 
 
 def test_only_parameters_that_the_notebook_has_are_passed(stage, root):
     tiny_course.write(root, "02_second", parameters="SEED = 1\nEPOCHS = 2")
-    request = pipeline._Request(stage.run, [], False)
-    assert request.values("02_second", {}) == {"SEED": 0, "EPOCHS": 2}
-
-
-@pytest.mark.parametrize(
-    ("parameters", "expected"),
-    [
-        ("EPOCHS: int = 2", "line 1 is not of the form NAME = literal"),
-        ("EPOCHS = 2\nSTEPS = EPOCHS * 2", "cannot be read"),
-        ("import os", "line 1 is not of the form"),
-        ("A, B = 1, 2", "does not set a plain name"),
-        ("A = (", "cannot be read"),
-    ],
-)
-def test_a_parameters_cell_holds_literals_only(root, parameters, expected):
-    tiny_course.write(root, "01_first", parameters=parameters)
-    with pytest.raises(RunError, match=expected):
-        pipeline.parameters(pipeline.notebook("01_first"))
-
-
-def test_missing_and_damaged_notebooks(root):
-    path = pipeline.notebook("01_first")
-    path.write_text("{}")
-    with pytest.raises(RunError, match="is not a notebook"):
-        pipeline.parameters(path)
-    path.unlink()
-    with pytest.raises(RunError, match="is missing"):
-        pipeline.parameters(path)
+    plan = pipeline._Plan(stage.run, request(), {})
+    assert plan.values("02_second", {}) == {"SEED": 0, "EPOCHS": 2}
 
 
 def test_the_resume_command_names_what_is_left(stage, root):
-    request = pipeline._Request(stage.run, ["EPOCHS=1", "WORD=x"], True)
-    options = stage.run.options()
-    assert request.command(["02_second", "03_third"]) == (
-        f"cifar run --from 02 {options} --set EPOCHS=1 --fresh"
+    asked = request(
+        jobs=2,
+        gpu=True,
+        cell_seconds=90,
+        keep_going=True,
+        settings=("EPOCHS=1", "WORD=x"),
+        file="a file.yaml",
     )
-    assert request.command(["02_second"]).startswith(f"cifar run 02 {options}")
-    assert request.command(list(tiny_course.STAGES)).startswith(f"cifar run {options}")
+    plan = pipeline._Plan(stage.run, asked, {})
+    options = stage.run.options()
+    assert plan.command(["02_second", "03_third"]) == (
+        f"cifar run --from 02 {options} --params 'a file.yaml' --set EPOCHS=1 --cell-timeout 90 "
+        "--jobs 2 --gpu --keep-going"
+    )
+    assert plan.command(["02_second"]).startswith(f"cifar run 02 {options}")
+    again = pipeline._Plan(stage.run, request(repeats="other"), {})
+    assert again.command(["02_second"]) == f"cifar rerun other --as {NAME}"
+    assert plan.command(list(tiny_course.STAGES)).startswith(f"cifar run {options}")
 
 
 def test_the_page_of_a_run_without_stages(stage):
@@ -658,3 +524,264 @@ def test_the_page_of_a_run_without_stages(stage):
     assert "No stage of this run has finished yet." in path.read_text()
     assert "Modified data." in path.read_text()
     assert path == paths.artifacts_dir() / NAME / "report.html"
+
+
+def test_a_cell_that_takes_too_long(root, folder):
+    tiny_course.write(root, "03_third", "import time\ntime.sleep(60)")
+    message = fails(["3"], cell_seconds=1)
+    assert fails.kind is CellTimeoutError
+    assert "the cell took longer than 1 s; allow it more with --cell-timeout" in message
+    assert message.endswith("--cell-timeout 1")
+    assert (folder / "03_third" / "failed.ipynb").is_file()
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "words"),
+    [
+        ("raise OSError(28, 'No space left on device')", DiskFullError, "the disk is full"),
+        ("raise MemoryError('1 TB')", MemoryRanOutError, "--jobs"),
+        (
+            "from cifar_utils.errors import CifarUtilsError\n"
+            "raise CifarUtilsError('memory ran out while training; lower batch_size')",
+            MemoryRanOutError,
+            "lower batch_size",
+        ),
+        (
+            "from cifar_utils.errors import RunError\n"
+            "raise RunError('x.keras is missing; make it with: cifar run 01')",
+            UpstreamError,
+            "cifar run 01",
+        ),
+    ],
+)
+def test_failures_are_told_apart(root, body, kind, words):
+    tiny_course.write(root, "03_third", body)
+    assert words in fails(["3"])
+    assert fails.kind is kind
+    assert len({error.status for error in (kind, CellError, RunError, KernelDiedError)}) == 4
+
+
+def test_a_kernel_that_linux_killed_for_memory_is_told_apart(root, monkeypatch):
+    kills = iter((3, 4))
+    monkeypatch.setattr(execution, "memory_kills", lambda: next(kills))
+    tiny_course.write(root, "03_third", "import os\nos.kill(os.getpid(), 9)")
+    assert "the system killed the kernel because memory ran out (it held" in fails(["3"])
+    assert fails.kind is MemoryRanOutError
+
+
+def test_linux_says_how_many_processes_it_killed_for_memory():
+    assert isinstance(execution.memory_kills(), int)
+
+
+def test_a_full_disk_keeps_earlier_results(root, folder, monkeypatch):
+    run(["1"])
+    before = (folder / "01_first" / "stage.json").read_bytes()
+    tiny_course.write(root, "01_first", "changed = 1")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "_render", full)
+        assert "the disk is full" in fails(["1"])
+    assert fails.kind is DiskFullError
+    assert (folder / "01_first" / "stage.json").read_bytes() == before
+    assert "[1/1] 01_first\n" in run(["1"])
+
+
+def test_too_little_room_is_refused_before_anything_runs(root, folder, monkeypatch):
+    monkeypatch.setitem(housekeeping.ROOM, "smoke", 10**18)
+    assert "free some, for example with: cifar runs prune" in fails(["3"])
+    assert fails.kind is DiskFullError
+    assert not folder.exists()
+
+
+def test_a_missing_gpu_is_refused_where_one_is_asked_for(root, folder, monkeypatch):
+    monkeypatch.setattr(pipeline.runtime, "has_gpu", lambda: False)
+    with pytest.raises(NoGpuError, match="the Keras backend finds no GPU here"):
+        run(["3"], gpu=True)
+    assert not folder.exists()
+    monkeypatch.setattr(pipeline.runtime, "has_gpu", lambda: True)
+    monkeypatch.setattr(pipeline.runtime, "hardware", lambda: "a GPU")
+    assert "done in" in run(["3"], gpu=True)
+
+
+def test_keeping_going_runs_what_does_not_build_on_the_failed_stage(root, folder):
+    tiny_course.write(root, "01_first", "1 / 0")
+    message = fails(keep_going=True)
+    assert fails.kind is CellError
+    assert "ZeroDivisionError" in message
+    assert "02_second was skipped: 01_first failed" in message
+    assert f"go on with: cifar run 01 02 {runs.load(NAME).options()} --keep-going" in message
+    assert (folder / "03_third" / "stage.json").is_file()
+    assert not (folder / "02_second").exists()
+
+
+def damaged(path, how):
+    if how == "removed":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-1] + (b"" if how == "cut" else b"?"))
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("model.keras", "changed"),
+        ("metrics.json", "cut"),
+        ("stage.json", "cut"),
+        ("notebook.ipynb", "removed"),
+    ],
+)
+def test_a_damaged_stage_is_run_again_and_what_read_it(root, folder, name, how):
+    run()
+    damaged(folder / "01_first" / name, how)
+    found = {each.stage: each.reasons for each in pipeline.explain(request())}
+    assert found["01_first"] and found["02_second"] and not found["03_third"]
+    assert re.search("02_second builds on 01_first, (damaged|not finished) in run", fails(["2"]))
+    assert fails.kind is UpstreamError
+    log = run()
+    assert "[1/3] 01_first\n" in log and "[3/3] 03_third  already finished" in log
+    assert not any(each.reasons for each in pipeline.explain(request()))
+
+
+def test_a_damaged_manifest_is_written_anew(root, folder):
+    run(["1"])
+    (folder / "manifest.json").write_text('{"profile": "sm')
+    log = run(["1"])
+    assert "manifest.json is damaged and written anew" in log
+    assert "01_first  already finished" in log
+    assert runs.load(NAME).manifest["profile"] == "smoke"
+
+
+def test_explaining_runs_nothing(root, folder):
+    found = pipeline.explain(request(["1", "2"], settings=["EPOCHS=3"]))
+    assert [each[:2] for each in found] == [(NAME, "01_first"), (NAME, "02_second")]
+    assert found[0].reasons == ["it has not finished yet"]
+    assert not folder.exists()
+    run(["1"])
+    changed = pipeline.explain(request(["1"], settings=["EPOCHS=3"]))
+    assert changed[0].reasons == ["parameter EPOCHS was 2, is 3"]
+    assert pipeline.explain(request(["1"], fresh=True))[0].reasons == ["asked to run again"]
+
+
+def test_an_interrupted_fresh_start_goes_on_without_starting_over(root, folder):
+    run(["1", "3"])
+    tiny_course.write(root, "03_third", "raise KeyError('lost')")
+    message = fails(["1", "3"], fresh=True)
+    assert "go on with: cifar run --from 03" in message and "--fresh" not in message
+    tiny_course.write(root, "03_third")
+    log = run(["1", "3"])
+    assert "01_first  already finished" in log and "[2/2] 03_third\n" in log
+
+
+@pytest.fixture
+def clock(root):
+    """Stages that note when they begin and end, and on which cores."""
+    body = (
+        "import os, time, json\nstarted = time.time()\ntime.sleep(1.5)\n"
+        "place = os.path.join(os.environ['CIFAR_UTILS_ARTIFACTS_DIR'], RUN, STAGE, 'when.json')\n"
+        "os.makedirs(os.path.dirname(place), exist_ok=True)\n"
+        "cores = sorted(os.sched_getaffinity(0))\n"
+        "json.dump([started, time.time(), cores], open(place, 'w'))"
+    )
+    for stage in tiny_course.STAGES:
+        tiny_course.write(root, stage, body)
+    return root / "artifacts"
+
+
+def overlap(one, other):
+    return min(one[1], other[1]) - max(one[0], other[0]) > 0
+
+
+def test_independent_stages_and_seeds_run_side_by_side(clock, monkeypatch):
+    cores = sorted(os.sched_getaffinity(0))
+    log = run(["1", "3"], jobs=2, seeds=(0, 1), name="both")
+    assert "[4/4] " in log and "both-seed1/03_third  " in log
+    when = {
+        (seed, stage): json.loads((clock / f"both-seed{seed}" / stage / "when.json").read_text())
+        for seed in (0, 1)
+        for stage in ("01_first", "03_third")
+    }
+    pairs = [(a, b) for a in when for b in when if a < b]
+    assert sum(overlap(when[a], when[b]) for a, b in pairs) >= 2
+    if len(cores) > 1:
+        assert {tuple(each[2]) for each in when.values()} == {
+            tuple(part) for part in jobs.divided(cores, 2)
+        }
+    for seed in (0, 1):
+        assert runs.load(f"both-seed{seed}").manifest["seed"] == seed
+
+
+def test_little_memory_runs_one_at_a_time(clock):
+    run(["1", "3"], jobs=2, memory=1)
+    folder = clock / NAME
+    when = [json.loads((folder / s / "when.json").read_text()) for s in ("01_first", "03_third")]
+    assert not overlap(*when)
+
+
+def test_events_tell_a_program_everything(done):
+    folder, _, _ = done
+    lines = (folder / "events.jsonl").read_text().splitlines()
+    events = [json.loads(line) for line in lines]
+    states = [(e["stage"], e["state"]) for e in events if e["event"] == "stage"]
+    assert states[:4] == [
+        ("01_first", "waits"),
+        ("02_second", "waits"),
+        ("01_first", "runs"),
+        ("01_first", "done"),
+    ]
+    assert {e["event"] for e in events} == {"run", "stage", "cell", "held"}
+    cells = [e["cell"] for e in events if e["event"] == "cell" and e["stage"] == "01_first"]
+    assert cells == [4, 5, 6, 8, 9, 11]
+    assert all(e["memory"] > 1e6 for e in events if e.get("state") == "done")
+
+
+def test_a_failure_is_an_event_with_kind_and_status(root, folder):
+    tiny_course.write(root, "03_third", "1 / 0")
+    fails(["3"])
+    event = json.loads((folder / "events.jsonl").read_text().splitlines()[-1])
+    assert (event["state"], event["kind"], event["status"]) == ("failed", "CellError", 3)
+
+
+def test_control_c_once_stops_after_the_epoch_and_keeps_it(root, folder):
+    body = (
+        "from cifar_utils import supervision\nimport time\n"
+        "for epoch in range(1, 100):\n"
+        "    time.sleep(0.3)\n"
+        "    supervision.tell({'model': 'm', 'epoch': epoch, 'epochs': 99})\n"
+        "    print('epoch', epoch)\n"
+        "    if supervision.stop_asked():\n"
+        "        raise KeyboardInterrupt"
+    )
+    tiny_course.write(root, "02_second", body)
+    command = [sys.executable, tiny_course.__file__, str(root), "run", "1", "2"]
+    started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in started.stdout:
+        if "epoch 2" in line:
+            break
+    started.send_signal(signal.SIGINT)
+    _, errors = started.communicate(timeout=60)
+    assert started.returncode == 130
+    assert errors.startswith("cifar: interrupted in 02_second\ngo on with: cifar run 02 ")
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    assert 2 <= max(e["epoch"] for e in events if e["event"] == "epoch") < 90
+    assert (folder / ".02_second.backup" / "attempt.json").is_file()
+    assert not (folder / "02_second" / "failed.ipynb").exists()
+    again = {each.stage: each.reasons for each in pipeline.explain(request(["1", "2"]))}
+    assert again == {"01_first": [], "02_second": ["it was interrupted; it goes on where it was"]}
+
+
+def test_the_kernel_of_a_killed_command_is_ended_before_the_stage_goes_on(stage):
+    orphan = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    created = psutil.Process(orphan.pid).create_time()
+    runs.write_json(stages._kernel(stage), {"pid": orphan.pid, "started": created - 1})
+    stages.recover(stage)
+    assert orphan.poll() is None  # another process has that number now
+    runs.write_json(stages._kernel(stage), {"pid": orphan.pid, "started": created})
+    stages.recover(stage)
+    assert not psutil.pid_exists(orphan.pid)
+    assert not stages._kernel(stage).exists()
+    stages._kernel(stage).write_text("{")
+    stages.recover(stage)
+    assert not stages._kernel(stage).exists()
