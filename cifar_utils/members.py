@@ -3,11 +3,14 @@
 import contextlib
 import dataclasses
 import io
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import keras
 import numpy as np
+import pandas as pd
 
 from cifar_utils import ensemble, evaluation, models, training
 from cifar_utils.data import Split
@@ -25,12 +28,12 @@ class Members:
     Attributes:
         models: From uint8 ``(N, 32, 32, 3)`` images to ``(N, K)`` logits.
         combination: How they become one, see ``ensemble.assemble``.
-        seconds: Wall time of all trainings.
+        seconds: Wall time of each one's training.
     """
 
     models: tuple[keras.Model, ...]
     combination: ensemble.Average
-    seconds: float
+    seconds: tuple[float, ...]
 
 
 def _check_count(what: str, count: int) -> None:
@@ -39,20 +42,34 @@ def _check_count(what: str, count: int) -> None:
         raise ParameterError(f"{what} is {count}; expected at least 1")
 
 
-def _fit(model: keras.Model, train: Split, recipe: Recipe, seed: int) -> float:
+def _fit(
+    model: keras.Model, train: Split, recipe: Recipe, seed: int, backup: Path | None = None
+) -> float:
     """Train without a line an epoch, and return the seconds."""
     with contextlib.redirect_stdout(io.StringIO()):
-        return training.fit(model, train, None, recipe, seed=seed).seconds
+        fitted = training.fit(
+            model, train, None, recipe, seed=seed, backup=backup, keep_backup=True
+        )
+    return fitted.seconds
 
 
-def _trained(build: Build, train: Split, recipe: Recipe, seed: int) -> tuple[keras.Model, float]:
+def _trained(
+    build: Build, train: Split, recipe: Recipe, seed: int, backup: Path | None = None
+) -> tuple[keras.Model, float]:
     """Return a new network, trained, and the seconds that took."""
     keras.utils.set_random_seed(seed)
     model = build()
-    return model, _fit(model, train, recipe, seed)
+    return model, _fit(model, train, recipe, seed, backup)
 
 
-def independent(build: Build, train: Split, recipe: Recipe, seeds: Sequence[int]) -> Members:
+def independent(
+    build: Build,
+    train: Split,
+    recipe: Recipe,
+    seeds: Sequence[int],
+    *,
+    backup: Path | None = None,
+) -> Members:
     """Train the same network with several seeds (notebook 08 introduces it).
 
     Deep ensembles (Lakshminarayanan et al., arXiv 1612.01474): first weights, order and
@@ -63,13 +80,24 @@ def independent(build: Build, train: Split, recipe: Recipe, seeds: Sequence[int]
         train: What to learn from.
         recipe: How.
         seeds: One a member.
+        backup: Folder of its own for the state. A training that was killed goes on from there when
+            it is started again in the same way, without training a member twice.
 
     Raises:
         ParameterError: There is no seed.
     """
     _check_count("the number of seeds", len(seeds))
-    found, seconds = zip(*(_trained(build, train, recipe, seed) for seed in seeds), strict=True)
-    return Members(found, ensemble.uniform(len(found)), sum(seconds))
+    folders = [None if backup is None else backup / f"seed_{seed}" for seed in seeds]
+    found, seconds = zip(
+        *(
+            _trained(build, train, recipe, seed, folder)
+            for seed, folder in zip(seeds, folders, strict=True)
+        ),
+        strict=True,
+    )
+    if backup is not None:
+        shutil.rmtree(backup, ignore_errors=True)
+    return Members(found, ensemble.uniform(len(found)), seconds)
 
 
 def resampled(train: Split, seed: int, weights: np.ndarray | None = None) -> Split:
@@ -116,7 +144,7 @@ def bagging(build: Build, train: Split, recipe: Recipe, count: int, *, seed: int
         ),
         strict=True,
     )
-    return Members(found, ensemble.uniform(count), sum(seconds))
+    return Members(found, ensemble.uniform(count), seconds)
 
 
 def reweighted(
@@ -158,8 +186,8 @@ def boosting(build: Build, train: Split, recipe: Recipe, count: int, *, seed: in
         ParameterError: There is no member.
     """
     _check_count("count", count)
-    weights, votes, seconds = np.full(len(train), 1 / len(train)), np.zeros(count), 0.0
-    found = []
+    weights, votes = np.full(len(train), 1 / len(train)), np.zeros(count)
+    found, seconds = [], []
     for place in range(count):
         sample = resampled(train, seed + place, weights) if place else train
         model, took = _trained(build, sample, recipe, seed + place)
@@ -167,10 +195,10 @@ def boosting(build: Build, train: Split, recipe: Recipe, count: int, *, seed: in
         wrong = ~evaluation.right(logits, train.labels)
         weights, votes[place] = reweighted(weights, wrong, logits.shape[1])
         found.append(model)
-        seconds += took
+        seconds.append(took)
     shares = votes / votes.sum() if votes.any() else np.full(count, 1 / count)
     average = ensemble.Average(tuple(shares.tolist()), (1.0,) * count)
-    return Members(tuple(found), average, seconds)
+    return Members(tuple(found), average, tuple(seconds))
 
 
 def _copy(model: keras.Model) -> keras.Model:
@@ -200,15 +228,45 @@ def snapshots(build: Build, train: Split, recipe: Recipe, cycles: int, *, seed: 
     if not 1 <= cycles <= recipe.epochs:
         raise ParameterError(f"cycles is {cycles}; expected 1 to {recipe.epochs}, the epochs")
     keras.utils.set_random_seed(seed)
-    model, seconds, found = build(), 0.0, []
+    model = build()
+    found, seconds = [], []
     for cycle in range(cycles):
         epochs = recipe.epochs * (cycle + 1) // cycles - recipe.epochs * cycle // cycles
         part = dataclasses.replace(
             recipe, epochs=epochs, schedule="cosine", warmup=0.0, final=0.0, sizes=()
         )
-        seconds += _fit(model, train, part, seed + cycle)
+        seconds.append(_fit(model, train, part, seed + cycle))
         found.append(_copy(model))
-    return Members(tuple(found), ensemble.uniform(cycles), seconds)
+    return Members(tuple(found), ensemble.uniform(cycles), tuple(seconds))
+
+
+def compared(ways: Mapping[str, Members], validation: Split) -> pd.DataFrame:
+    """Set ensembles against one network, the first member of the first (notebook 08).
+
+    Args:
+        ways: Ensembles of at least two members, by name.
+        validation: What to judge by.
+
+    Returns:
+        A row for ``one network`` and one for each ensemble, see ``ensemble.gains``; besides,
+        ``disagreement``, the mean over pairs of members, see ``ensemble.diversity``, missing for
+        one network; and ``seconds`` of training.
+    """
+    logits = {
+        name: [evaluation.predict_logits(model, validation.images) for model in way.models]
+        for name, way in ways.items()
+    }
+    first = next(iter(ways))
+    votes = {name: way.combination(logits[name]) for name, way in ways.items()}
+    table = ensemble.gains(
+        {"one network": logits[first][0], **votes}, validation.labels, "one network"
+    )
+    for name, outputs in logits.items():
+        named = {str(place): each for place, each in enumerate(outputs)}
+        unlike = ensemble.diversity(named, validation.labels)["disagreement"]
+        table.loc[name, "disagreement"] = unlike.mean()
+    table["seconds"] = [ways[first].seconds[0], *(sum(way.seconds) for way in ways.values())]
+    return table
 
 
 def refresh_statistics(model: keras.Model, images: np.ndarray, batch_size: int = 500) -> None:
