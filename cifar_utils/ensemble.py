@@ -225,10 +225,10 @@ def fit_temperatures(logits: Sequence[np.ndarray], labels: np.ndarray) -> Averag
 def _calibrated(
     logits: Sequence[np.ndarray], labels: np.ndarray
 ) -> tuple[tuple[float, ...], np.ndarray]:
-    """Return members' temperatures, and their calibrated probabilities ``(M, N, K)``."""
+    """Return members' temperatures, and how likely they find the labels, as logs: ``(M, N)``."""
     temperatures = fit_temperatures(logits, labels).temperatures
     scaled = _stacked(logits) / np.array(temperatures)[:, None, None]
-    return temperatures, special.softmax(scaled, axis=2)
+    return temperatures, special.log_softmax(scaled, axis=2)[:, np.arange(len(labels)), labels]
 
 
 def fit_weights(
@@ -251,10 +251,9 @@ def fit_weights(
     """
     if not prior >= 0:
         raise ParameterError(f"prior is {prior}; expected 0 or more images")
-    temperatures, shares = _calibrated(logits, labels)
-    likelihoods = shares[:, np.arange(len(labels)), labels]
-    likelihoods = likelihoods / likelihoods.max(axis=0)
-    weights = np.full(len(shares), 1 / len(shares))
+    temperatures, found = _calibrated(logits, labels)
+    likelihoods = np.exp(found - found.max(axis=0))
+    weights = np.full(len(found), 1 / len(found))
     for _ in range(10_000):
         credit = weights[:, None] * likelihoods
         before = weights
@@ -283,9 +282,8 @@ def greedy(logits: Sequence[np.ndarray], labels: np.ndarray, *, rounds: int = 20
     """
     if rounds < 1:
         raise ParameterError(f"rounds is {rounds}; expected at least 1")
-    temperatures, shares = _calibrated(logits, labels)
-    likelihoods = shares[:, np.arange(len(labels)), labels]
-    total, counts = np.zeros(len(labels)), np.zeros(len(shares))
+    temperatures, found = _calibrated(logits, labels)
+    likelihoods, counts, total = np.exp(found), np.zeros(len(found)), np.zeros(len(labels))
     best, chosen = np.inf, counts
     for size in range(1, rounds + 1):
         tried = np.maximum((total + likelihoods) / size, np.finfo(float).tiny)

@@ -1,5 +1,7 @@
 """Combinations, held against hand calculations, SciPy and scikit-learn."""
 
+import ast
+import inspect
 import subprocess
 import sys
 
@@ -11,7 +13,16 @@ from hypothesis import strategies as st
 from scipy import optimize, special
 from sklearn.linear_model import LogisticRegression
 
-from cifar_utils import batches, calibration, ensemble, evaluation, models, predict
+from cifar_utils import (
+    batches,
+    calibration,
+    distillation,
+    ensemble,
+    evaluation,
+    members,
+    models,
+    predict,
+)
 from cifar_utils.errors import DataError, ParameterError
 from tests.unit.trainable import coloured, small_model, small_network
 
@@ -112,6 +123,21 @@ def test_weights_are_those_of_a_general_optimiser():
         options={"ftol": 1e-12},
     )
     np.testing.assert_allclose(found.weights, best.x, atol=1e-3)
+
+
+def test_members_that_are_sure_and_wrong_leave_weights_that_are_numbers():
+    _, labels = drawn([1.0])
+    logits = [-1e6 * np.eye(4)[labels]] * 2
+    for fit in (ensemble.fit_weights, ensemble.greedy):
+        assert sum(fit(logits, labels).weights) == pytest.approx(1)
+
+
+def test_nothing_here_reads_the_test_set():
+    for module in (ensemble, members, distillation):
+        nodes = ast.walk(ast.parse(inspect.getsource(module)))
+        assert not [
+            node for node in nodes if isinstance(node, ast.Attribute) and node.attr == "test"
+        ]
 
 
 def test_a_prior_pulls_weights_towards_equal_ones():
@@ -221,7 +247,7 @@ def test_gains_are_the_paired_differences():
     assert table.loc["weak", "accuracy"] == evaluation.accuracy(logits[0], labels).value
 
 
-def members():
+def networks():
     keras.utils.set_random_seed(0)
     return [small_model(), small_network(), models.build("fast_cnn", coloured(100).images)]
 
@@ -237,7 +263,7 @@ COMBINATIONS = {
 def test_a_saved_ensemble_is_the_combination_of_its_members(tmp_path, policy):
     keras.config.set_dtype_policy(policy)
     try:
-        parts = members()
+        parts = networks()
         images = coloured(50, 1)
         logits = [batches.predict(part, images.images, 50) for part in parts]
         for name, fit in COMBINATIONS.items():
@@ -256,7 +282,7 @@ def test_a_saved_ensemble_is_the_combination_of_its_members(tmp_path, policy):
 
 
 def test_a_saved_ensemble_loads_without_this_library(tmp_path):
-    parts = members()
+    parts = networks()
     path = tmp_path / "model.keras"
     logits = [batches.predict(part, coloured(50).images, 50) for part in parts]
     stack = ensemble.fit_stack(logits, coloured(50).labels)
@@ -271,14 +297,14 @@ def test_a_saved_ensemble_loads_without_this_library(tmp_path):
 
 
 def test_members_that_do_not_count_are_not_asked():
-    parts = members()
+    parts = networks()
     model = ensemble.assemble(parts, ensemble.Average((0.5, 0.5, 0.0), (1.0,) * 3))
     assert model.count_params() == sum(part.count_params() for part in parts[:2])
 
 
 @pytest.mark.parametrize("views", evaluation.VIEWS)
 def test_a_model_of_views_is_test_time_augmentation(views):
-    model = members()[1]
+    model = networks()[1]
     images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
     expected = evaluation.predict_logits(model, images, views=views)
     found = batches.predict(ensemble.with_views(model, views), images, 6)
