@@ -5,11 +5,11 @@ usage: python -m benchmarks.ensembles DIR [--members 5] [--epochs 8] [--student-
                                       [--work FOLDER]
 
 DIR holds CIFAR-10, an archive or unpacked. Members learn from the training split with one seed
-each, and vote by the mean of their probabilities; the student learns from their answers. Prints a
-Markdown table of the test set: paired differences from the best single member, chosen on
-validation, and from the member that is best on test, which nobody could have chosen. Members and
-student are kept in FOLDER as they finish, and a training that was killed goes on after its last
-epoch, so the same command continues.
+each, and vote by the mean of their probabilities, calibrated one by one on validation; the student
+learns from their answers. Prints a Markdown table of the test set: paired differences from the best
+single member, chosen on validation, and from the member that is best on test, which nobody could
+have chosen. Members and student are kept in FOLDER as they finish, and a training that was killed
+goes on after its last epoch, so the same command continues.
 """
 
 import argparse
@@ -105,8 +105,10 @@ def main() -> None:
     kind, identity = dataset.provenance.kind, dataset.provenance.fingerprint[:8]
     count = len(dataset.train)
     folder = options.work / f"{identity}-{count}-images-{options.epochs}-epochs"
+    # Smaller batches in the same measure as the images are fewer, so that steps stay as many.
+    share = count / dataset.provenance.counts["train"]
     recipe = dataclasses.replace(
-        recipes.FAST, epochs=options.epochs, batch_size=min(usual.fast_batch_size, count)
+        recipes.FAST, epochs=options.epochs, batch_size=round(usual.fast_batch_size * share)
     )
     print(f"{session}; {kind} data, {count} training images, {options.epochs} epochs\n", flush=True)
 
@@ -115,7 +117,10 @@ def main() -> None:
     for seed in seeds:
         train = functools.partial(member, train=dataset.train, recipe=recipe, seed=seed)
         networks[f"seed {seed}"], seconds[f"seed {seed}"] = kept(folder, f"member_{seed}", train)
-    whole = ensemble.assemble(list(networks.values()), ensemble.uniform(len(networks)))
+    judging = dataset.validation
+    answers = [evaluation.predict_logits(one, judging.images) for one in networks.values()]
+    combination = ensemble.fit_temperatures(answers, judging.labels)
+    whole = ensemble.assemble(list(networks.values()), combination)
     name = f"student_of_{seeds[0]}_to_{seeds[-1]}_{lessons}_epochs"
     train = functools.partial(
         student,
@@ -128,18 +133,17 @@ def main() -> None:
     name += f"_temperature_{options.temperature:g}_hard_{options.hard:g}"
     pupil, taught = kept(folder, name, train)
 
-    judged = {**networks, "ensemble": whole, "student": pupil}
-    seconds |= {"ensemble": sum(seconds.values()), "student": sum(seconds.values()) + taught}
-    test, validation = (
-        {name: evaluation.predict_logits(each, split.images) for name, each in judged.items()}
-        for split in (dataset.test, dataset.validation)
-    )
-    labels = dataset.test.labels
+    title = f"student, {lessons} epochs"
+    judged = {**networks, "ensemble": whole, title: pupil}
+    seconds |= {"ensemble": sum(seconds.values()), title: sum(seconds.values()) + taught}
+    images, labels = dataset.test.images, dataset.test.labels
+    test = {name: evaluation.predict_logits(each, images) for name, each in judged.items()}
 
     def best(logits: dict[str, np.ndarray], truth: np.ndarray) -> str:
         return max(networks, key=lambda name: evaluation.accuracy(logits[name], truth).value)
 
-    chosen, highest = best(validation, dataset.validation.labels), best(test, labels)
+    chosen = best(dict(zip(networks, answers, strict=True)), judging.labels)
+    highest = best(test, labels)
     print(
         f"| model | test accuracy, {kind}, n = {len(labels):,} | minus {chosen}, best on "
         f"validation | minus {highest}, best on test | training | one picture |\n"
@@ -158,7 +162,7 @@ def main() -> None:
     for other in dict.fromkeys((chosen, highest)):
         gains = [
             evaluation.difference(test[name], test[other], labels).value
-            for name in ("student", "ensemble")
+            for name in (title, "ensemble")
         ]
         share = f"{gains[0] / gains[1]:.0%}" if gains[1] > 0 else "no gain to keep"
         print(f"\nShare of the gain over {other} that the student keeps: {share}")
