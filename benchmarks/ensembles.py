@@ -164,7 +164,7 @@ def main() -> None:
             evaluation.difference(test[name], test[other], labels).value
             for name in (title, "ensemble")
         ]
-        share = f"{gains[0] / gains[1]:.0%}" if gains[1] > 0 else "no gain to keep"
+        share = f"{gains[0] / gains[1]:.0%}" if min(gains) > 0 else "none"
         print(f"\nShare of the gain over {other} that the student keeps: {share}")
 
 
