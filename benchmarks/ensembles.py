@@ -1,7 +1,7 @@
 """What do several ``fast_cnn`` gain over the best one, and how much of it does a student keep?
 
 usage: python -m benchmarks.ensembles DIR [--members 5] [--epochs 8] [--student-epochs 12]
-                                      [--images N] [--seed 0] [--temperature 2] [--hard 0.1]
+                                      [--images N] [--seed 0] [--temperature 1] [--hard 0.1]
                                       [--work FOLDER]
 
 DIR holds CIFAR-10, an archive or unpacked. Members learn from the training split with one seed
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--student-epochs", type=int)
     parser.add_argument("--images", type=int, help="training images; default: all")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--temperature", type=float, default=2.0)
+    parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--hard", type=float, default=0.1)
     parser.add_argument("--work", type=Path, default=Path("artifacts/benchmark_ensembles"))
     options = parser.parse_args()

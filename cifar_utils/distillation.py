@@ -14,14 +14,14 @@ from cifar_utils.recipes import Recipe
 
 
 def soft_targets(
-    logits: np.ndarray, labels: np.ndarray, *, temperature: float = 2.0, hard: float = 0.1
+    logits: np.ndarray, labels: np.ndarray, *, temperature: float = 1.0, hard: float = 0.1
 ) -> np.ndarray:
     """Return what a student is to learn: mostly the teacher's answer (notebook 08 introduces it).
 
     Knowledge distillation (Hinton et al., arXiv 1503.02531): the teacher's probabilities say which
-    other classes an image resembles. A temperature above 1 makes them softer, and the student
-    learns to be as soft: its own temperature is to be fitted on validation afterwards, as any
-    model's.
+    other classes an image resembles. A temperature above 1 makes them softer, which a teacher needs
+    that is sure of everything; one that was calibrated does not. The student learns to be as soft:
+    its own temperature is to be fitted on validation afterwards, as any model's.
 
     Args:
         logits: float ``(N, K)`` of the teacher on training images.
@@ -59,7 +59,7 @@ def distil(
     recipe: Recipe,
     *,
     seed: int,
-    temperature: float = 2.0,
+    temperature: float = 1.0,
     hard: float = 0.1,
     backup: Path | None = None,
 ) -> training.Fitted:
