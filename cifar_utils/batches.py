@@ -37,15 +37,25 @@ def check(split: Split, model: keras.Model, name: str) -> None:
             f"the {name} inputs are {inputs.dtype} {inputs.shape}; the model {model.name!r} takes "
             f"{dtype} (N, {sides}){hint if dtype == 'uint8' and inputs.dtype != dtype else ''}"
         )
-    if labels.shape != (len(inputs),) or labels.dtype.kind not in "iu":
+    classes = model.outputs[0].shape[-1]
+    soft = labels.ndim == 2 and labels.dtype.kind == "f"
+    wanted_labels = (len(inputs), classes) if soft else (len(inputs),)
+    if labels.shape != wanted_labels or not (soft or labels.dtype.kind in "iu"):
         raise DataError(
             f"the {name} labels are {labels.dtype} {labels.shape}; expected whole numbers, one for "
-            f"each of the {len(inputs)} inputs: ({len(inputs)},)"
+            f"each of the {len(inputs)} inputs: ({len(inputs)},); or soft labels, floats "
+            f"({len(inputs)}, {classes})"
         )
     if not len(labels):
         raise DataError(f"the {name} split is empty; expected at least one image")
+    if soft:
+        if not (labels >= 0).all() or not np.allclose(labels.sum(axis=1), 1, atol=1e-3):
+            raise DataError(
+                f"the {name} soft labels are no probabilities; expected rows of 0 or more that sum "
+                "to 1"
+            )
+        return
     low, high = int(labels.min()), int(labels.max())
-    classes = model.outputs[0].shape[-1]
     if low < 0 or high >= classes:
         raise DataError(f"the {name} labels go from {low} to {high}; expected 0 to {classes - 1}")
 
@@ -129,7 +139,7 @@ class Batches(keras.utils.PyDataset):
     Args:
         inputs: uint8 ``(N, 32, 32, 3)`` images, float ``(N, ...)`` features, or ``Mirrored`` ones,
             of which the policy's ``flip`` is the share of the second version.
-        labels: Integers ``(N,)``, from 0.
+        labels: Integers ``(N,)``, from 0; or soft labels, float ``(N, K)``.
         batch_size: Images a batch; the last of an epoch may be smaller.
         policy: How to vary images; None for validation.
         seed: Of order and augmentation.
@@ -177,7 +187,9 @@ class Batches(keras.utils.PyDataset):
         """Return batch ``index``: inputs, and float32 ``(N, K)`` targets or the labels."""
         chosen = self._order[index * self._batch_size : (index + 1) * self._batch_size]
         targets = self._labels[chosen]
-        if not self._sparse:
+        if targets.ndim == 2:
+            targets = targets.astype(np.float32)
+        elif not self._sparse:
             targets = np.eye(self._classes, dtype=np.float32)[targets]
         generator = np.random.default_rng((self._seed, self._epoch, index))
         if isinstance(self._inputs, Mirrored):

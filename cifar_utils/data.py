@@ -43,7 +43,8 @@ class Split:
     Attributes:
         images: uint8 ``(N, 32, 32, 3)`` RGB, memory-mapped and read-only where ``load`` made it;
             notebook 04 puts features ``(N, ...)`` here instead.
-        labels: int64 ``(N,)``, 0 to 9.
+        labels: int64 ``(N,)``, 0 to 9; notebook 08 puts soft labels, float ``(N, 10)``, here
+            instead.
     """
 
     images: np.ndarray

@@ -167,6 +167,8 @@ def _portable(model: keras.Model) -> keras.Model:
     """
 
     def layer(one: Any) -> Any:
+        if isinstance(one, keras.Model):  # a member of an ensemble
+            return keras.models.clone_model(one, clone_function=layer)
         if not isinstance(one, keras.layers.Normalization):
             return one
         mean, deviation = (np.ravel(value) for value in (one.mean, np.sqrt(one.variance)))

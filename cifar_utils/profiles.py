@@ -39,6 +39,11 @@ class Profile:
         finetune_from: First ResNet50 stage that is unfrozen, ``conv2`` to ``conv5``.
         robustness_images: Test images that notebook 06 corrupts and attacks.
         severities: Of the corruptions there, 1 to 5.
+        ensemble_members: ``fast_cnn`` trained in notebook 08, beside that of notebook 03.
+        ensemble_epochs: Epochs for each of them.
+        ensemble_trial_members: Members of the small ensembles compared there.
+        ensemble_trial_epochs: Epochs for each of those.
+        student_epochs: Epochs for the student that learns from the ensemble.
     """
 
     name: str
@@ -68,6 +73,11 @@ class Profile:
     finetune_from: str
     robustness_images: int
     severities: tuple[int, ...]
+    ensemble_members: int
+    ensemble_epochs: int
+    ensemble_trial_members: int
+    ensemble_trial_epochs: int
+    student_epochs: int
 
 
 PROFILES = {
@@ -101,6 +111,11 @@ PROFILES = {
             finetune_from="conv5",
             robustness_images=60,
             severities=(1, 5),
+            ensemble_members=1,
+            ensemble_epochs=1,
+            ensemble_trial_members=2,
+            ensemble_trial_epochs=4,
+            student_epochs=2,
         ),
         Profile(
             name="cpu",
@@ -130,6 +145,11 @@ PROFILES = {
             finetune_from="conv2",
             robustness_images=500,
             severities=(1, 3, 5),
+            ensemble_members=2,
+            ensemble_epochs=8,
+            ensemble_trial_members=3,
+            ensemble_trial_epochs=12,
+            student_epochs=8,
         ),
         Profile(
             name="gpu",
@@ -159,6 +179,11 @@ PROFILES = {
             finetune_from="conv2",
             robustness_images=2000,
             severities=(1, 2, 3, 4, 5),
+            ensemble_members=4,
+            ensemble_epochs=16,
+            ensemble_trial_members=5,
+            ensemble_trial_epochs=15,
+            student_epochs=24,
         ),
     )
 }

@@ -15,6 +15,7 @@ FIGURES: dict[tuple[str, str], str] = {
     ("02_baseline_cnn", "learning_curves"): "How the plain network learns, and where it stops",
     ("03_augmentation", "learning_curves"): "How augmentation and the fast recipe change that",
     ("05_resnet50_finetuned", "learning_curves"): "How ResNet50 adapts",
+    ("08_ensembles", "gains"): "What a vote of several models gains over the best one",
     ("06_evaluation", "confusion_matrices"): "What is taken for what: true class by row",
     ("06_evaluation", "mistakes_by_pair"): "The pairs that the chosen model confuses most",
     ("06_evaluation", "f1_by_class"): "F1 by class: which classes each model knows",

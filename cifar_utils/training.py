@@ -46,12 +46,12 @@ class Fitted:
     seconds: float
 
 
-def _layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
+def all_layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
     """Yield a model, its layers, and those of the models among them."""
     yield model
     for layer in model.layers:
         if isinstance(layer, keras.Model):
-            yield from _layers(layer)
+            yield from all_layers(layer)
         elif not isinstance(layer, keras.layers.InputLayer):
             yield layer
 
@@ -76,7 +76,7 @@ def set_precision(model: keras.Model, policy: str) -> None:
         model: A functional model.
         policy: ``float32``, ``mixed_bfloat16`` or ``mixed_float16``: weights stay float32.
     """
-    layers = list(_layers(model))
+    layers = list(all_layers(model))
     pinned = [layer for layer in layers if layer.compute_dtype == "float32"]
     if len(pinned) == len(layers):
         pinned = list(output_layers(model))
@@ -103,6 +103,11 @@ def check_rates(model: keras.Model, recipe: Recipe) -> None:
 def _check(model: keras.Model, train: Split, validation: Split | None, recipe: Recipe) -> None:
     """Refuse what cannot be trained together."""
     check(train, model, "training")
+    if recipe.loss == "sparse" and train.labels.ndim == 2:
+        raise ParameterError(
+            "the sparse loss knows no soft labels, and these images have them; choose the loss "
+            "categorical"
+        )
     if validation is not None:
         check(validation, model, "validation")
     elif recipe.patience is not None:
@@ -183,7 +188,8 @@ def fit(
         model: From inputs to ``(N, K)`` logits of K classes. uint8 inputs are images, others
             features, which the split's ``images`` hold then, ``batches.Mirrored`` if there are two
             versions.
-        train: What to learn from.
+        train: What to learn from; its labels may be soft ones, float ``(N, K)``, as those of
+            ``distillation.soft_targets``.
         validation: What to judge each epoch by, never learned from; may be None.
         recipe: How.
         seed: Order of the images and augmentation.

@@ -8,6 +8,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,9 @@ class Models:
         return self._kept(name, _warm)
 
     def attention(self, name: str, pixels: np.ndarray) -> tuple[str, np.ndarray]:
-        """Return where a model looks, by gradients if Keras can run it, else by hiding parts.
+        """Return where a model looks, by gradients if that is possible, else by hiding parts.
+
+        Gradients need Keras, and a model with a feature map, which an ensemble does not have.
 
         Args:
             name: Of the model.
@@ -107,7 +110,8 @@ class Models:
         if path.is_file() and predict.runnable(path):
             from cifar_utils import explain
 
-            return "Grad-CAM", explain.grad_cam(self._kept(name, _keras), images)[0]
+            with suppress(ParameterError):
+                return "Grad-CAM", explain.grad_cam(self._kept(name, _keras), images)[0]
         classes = predictor.logits(images).argmax(axis=1)
         return "Occlusion", occlusion_maps(predictor.logits, images, classes)[0]
 

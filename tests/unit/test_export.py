@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import pytest
 
-from cifar_utils import cli, export, models, predict, pretrained, runs, transfer
+from cifar_utils import cli, ensemble, export, models, predict, pretrained, runs, transfer
 from cifar_utils.data import Dataset, Provenance
 from cifar_utils.errors import CifarUtilsError, ParameterError
 from tests.unit.grey import flat, grey_network, make_runs
@@ -28,12 +28,16 @@ def course(name):
     try:
         if name == "resnet50":
             return transfer.join(pretrained.extractor(pretrained.RANDOM, 32), transfer.head(), "m")
+        if name == "ensemble":
+            parts = [models.build("fast_cnn", coloured(300).images), models.baseline_cnn()]
+            whole = ensemble.assemble(parts, ensemble.Average((0.7, 0.3), (0.5, 2.0)))
+            return ensemble.with_views(whole, "crops")
         return models.build(name, coloured(300).images)
     finally:
         keras.config.set_dtype_policy("float32")
 
 
-@pytest.mark.parametrize("name", ["baseline_cnn", "fast_cnn", "resnet50"])
+@pytest.mark.parametrize("name", ["baseline_cnn", "fast_cnn", "resnet50", "ensemble"])
 def test_onnx_gives_the_logits_of_the_model_in_float32(tmp_path, dataset, name):
     path = tmp_path / "model.keras"
     models.save(course(name), path)

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifar_utils import cli, models, predict
+from cifar_utils import cli, ensemble, models, predict
 from cifar_utils.archives import CLASS_NAMES
 from cifar_utils.errors import ParameterError
 from cifar_utils.web import app as web
@@ -317,6 +317,15 @@ def test_where_a_model_looks(tmp_path, monkeypatch):
             assert image.getextrema()[3][1] == 190
         monkeypatch.setattr(predict, "runnable", lambda path: False)
     assert client.post("/api/explain", data=form(b"rubbish")).status_code == 422
+
+
+def test_where_an_ensemble_looks_is_asked_by_hiding_parts(tmp_path):
+    keras.config.set_dtype_policy("float32")
+    whole = ensemble.assemble([models.baseline_cnn()] * 2, ensemble.uniform(2))
+    models.save(whole, tmp_path / "model.keras")
+    client = web.create([predict.Source("a/run", tmp_path / "model.keras")]).test_client()
+    answer = client.post("/api/explain", data=form(GOOD["png"])).get_json()
+    assert answer["method"] == "Occlusion"
 
 
 def test_a_model_that_cannot_be_run_is_said_to_be(source, tmp_path):
