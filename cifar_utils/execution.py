@@ -278,7 +278,7 @@ def execute(
                     f"the cell took longer than {limits.cell_seconds} s; allow it more with "
                     "--cell-timeout, or make it do less"
                 ) from error
-            if isinstance(error, DeadKernelError):
+            if isinstance(error, DeadKernelError) or "Kernel died" in str(error):
                 words = _last_lines(log.read_text(encoding="utf-8", errors="replace"))
                 _keep(working, words)
                 raise _death(kernel, memory_kills() > kills, words) from error

@@ -295,14 +295,12 @@ def run(request: Request) -> list[runs.Run]:
         StoppedError: The user stopped it; the message has the command that goes on.
     """
     prepared = _prepare(request)
+    needed = 0
+    for plan in prepared.plans:
+        waiting = [verdict.stage for verdict in plan.verdicts() if verdict.reasons]
+        needed += housekeeping.room(waiting, prepared.profile.name, plan.run.folder)
+    housekeeping.check_room(needed)
     plans = []
-    waiting = [verdict for plan in prepared.plans for verdict in plan.verdicts() if verdict.reasons]
-    needed = [
-        housekeeping.room([v.stage for v in waiting if v.run == plan.run.name], profile, folder)
-        for plan in prepared.plans
-        for profile, folder in [(prepared.profile.name, plan.run.folder)]
-    ]
-    housekeeping.check_room(sum(needed))
     for plan in prepared.plans:
         facts = plan.run.manifest
         opened = runs.start(

@@ -115,7 +115,8 @@ class _Attempt:
     def prepare(self) -> str:
         """Keep what an earlier attempt left, or drop it; return why it was dropped, if it was."""
         self.facts = {name: value for name, value in self.facts.items() if name != "notebook"}
-        why = self._drop() if self.stage.backup.exists() else ""
+        left = self.stage.backup.exists() and any(self.stage.backup.iterdir())
+        why = self._drop() if left else ""
         self.stage.backup.mkdir(parents=True, exist_ok=True)
         self._write()
         return why

@@ -785,3 +785,9 @@ def test_the_kernel_of_a_killed_command_is_ended_before_the_stage_goes_on(stage)
     stages._kernel(stage).write_text("{")
     stages.recover(stage)
     assert not stages._kernel(stage).exists()
+
+
+def test_a_kernel_that_dies_at_its_start_is_a_dead_kernel(root, monkeypatch):
+    monkeypatch.setattr(execution.sys, "executable", "/bin/false")
+    assert "the kernel died" in fails(["3"])
+    assert fails.kind is KernelDiedError
