@@ -446,9 +446,11 @@ def gains(logits: Mapping[str, np.ndarray], labels: np.ndarray, reference: str) 
 
 
 def _check_members(members: Sequence[keras.Model]) -> None:
-    """Refuse models that do not take the same images or do not know the same classes."""
+    """Refuse models that do not take the same images or know the same classes, or that repeat."""
     if not members:
         raise ParameterError("an ensemble has no members; expected at least one")
+    if len({id(member) for member in members}) < len(members):
+        raise ParameterError("a member is there twice; leave one out, and give it twice the weight")
     for place, member in enumerate(members):
         shapes = [tuple(each.shape) for each in (*member.inputs, *member.outputs)]
         image, dtype = shapes[0], keras.backend.standardize_dtype(member.inputs[0].dtype)
@@ -482,8 +484,8 @@ def assemble(members: Sequence[keras.Model], combination: Combination) -> keras.
         A model from uint8 ``(N, 32, 32, 3)`` to float32 ``(N, K)`` log-probabilities.
 
     Raises:
-        ParameterError: There are no members, they do not fit together, or the combination is for
-            another number of them.
+        ParameterError: There are no members, one is there twice, they do not fit together, or the
+            combination is for another number of them.
     """
     _check_members(members)
     _check_count(combination, len(members))

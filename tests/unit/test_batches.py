@@ -88,7 +88,7 @@ IMAGES, LABELS = coloured(20).images, coloured(20).labels
         (IMAGES.transpose(0, 3, 1, 2), LABELS, r"\(20, 3, 32, 32\); .* takes uint8 \(N, 32, 32, 3"),
         (IMAGES[0], LABELS[:1], r"are uint8 \(32, 32, 3\)"),
         (IMAGES, LABELS[:19], r"labels are int64 \(19,\); expected .* \(20,\)"),
-        (IMAGES, np.eye(10)[LABELS], r"labels are float64 \(20, 10\)"),
+        (IMAGES, np.eye(10, dtype=int)[LABELS], r"labels are int64 \(20, 10\)"),
         (IMAGES, LABELS.astype(float), "labels are float64"),
         (IMAGES, LABELS + 1, "labels go from 1 to 10; expected 0 to 9"),
         (IMAGES, LABELS - 1, "labels go from -1 to 8"),

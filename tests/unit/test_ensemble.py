@@ -253,9 +253,10 @@ def networks():
 
 
 COMBINATIONS = {
-    **ensemble.METHODS,
     "unequal": lambda *_: ensemble.Average((0.7, 0.0, 0.3), (0.5, 1.0, 3.0)),
     "unequal logits": lambda *_: ensemble.Average((0.7, 0.0, 0.3), (0.5, 1.0, 3.0), "logits"),
+    "fitted": ensemble.fit_weights,
+    "stack": ensemble.fit_stack,
 }
 
 
@@ -349,6 +350,11 @@ GOOD, LABELS = drawn([1.0, 2.0])
         (lambda: ensemble.diversity({"a": GOOD[0]}, LABELS), ParameterError, "only one"),
         (lambda: ensemble.gains({"a": GOOD[0]}, LABELS, "b"), ParameterError, "unknown reference"),
         (lambda: ensemble.assemble([], ensemble.uniform(1)), ParameterError, "no members"),
+        (
+            lambda: ensemble.assemble([small_model()] * 2, ensemble.uniform(2)),
+            ParameterError,
+            "a member is there twice.* twice the weight",
+        ),
         (
             lambda: ensemble.assemble([small_model()], ensemble.uniform(2)),
             ParameterError,

@@ -321,7 +321,7 @@ def test_where_a_model_looks(tmp_path, monkeypatch):
 
 def test_where_an_ensemble_looks_is_asked_by_hiding_parts(tmp_path):
     keras.config.set_dtype_policy("float32")
-    whole = ensemble.assemble([models.baseline_cnn()] * 2, ensemble.uniform(2))
+    whole = ensemble.assemble([models.baseline_cnn() for _ in range(2)], ensemble.uniform(2))
     models.save(whole, tmp_path / "model.keras")
     client = web.create([predict.Source("a/run", tmp_path / "model.keras")]).test_client()
     answer = client.post("/api/explain", data=form(GOOD["png"])).get_json()
