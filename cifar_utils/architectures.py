@@ -170,7 +170,7 @@ def densenet(*, width: int = 16, dropout: float = 0.0) -> keras.Model:
     """Return DenseNet-BC: each layer sees what all before it made (Huang, arXiv 1608.06993).
 
     Three blocks of four layers, each a 1x1 convolution to four times the growth rate ``width`` and
-    a 3x3 convolution to ``width`` new channels; between blocks, half the channels and half the side.
+    a 3x3 convolution to ``width`` new channels; between blocks, half of the channels and sides.
     """
     images, x = _open()
     x = _convolution(x, 2 * width, 3, "stem")

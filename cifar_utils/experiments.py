@@ -62,6 +62,11 @@ def variants(
     return made
 
 
+def trainer(how: Recipe | Callable[..., training.Fitted]) -> Callable[..., training.Fitted]:
+    """Return the training half of a variant as what is called as ``training.fit`` is."""
+    return functools.partial(training.fit, recipe=how) if isinstance(how, Recipe) else how
+
+
 def verdict(difference: Interval) -> str:
     """Return ``better``, ``worse``, or ``not told apart`` where the interval holds zero."""
     if difference.low > 0:
@@ -130,7 +135,7 @@ def compare(
     for (name, (build, how)), seed in itertools.product(chosen.items(), seeds):
         keras.utils.set_random_seed(seed)
         model, started = build(), time.perf_counter()
-        fit = functools.partial(training.fit, recipe=how) if isinstance(how, Recipe) else how
+        fit = trainer(how)
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # a line an epoch would be too many
                 fitted = fit(model, train, validation if curves else None, seed=seed)

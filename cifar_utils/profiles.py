@@ -19,10 +19,11 @@ class Profile:
         synthetic_images: Size of the synthetic set, if that is the data (train, validation, test).
         batch_size: Images a training step.
         cnn_epochs: Epochs for ``baseline_cnn`` in notebooks 02 and 03.
-        trial_images: Training images in the experiments of notebooks 02 and 03.
+        trial_images: Training images in the experiments of notebooks 02, 03 and 07.
         trial_epochs: Epochs for ``baseline_cnn`` there.
         trial_batch_size: Images a training step of ``baseline_cnn`` there.
-        trials: Most variants in each of these experiments, None for all.
+        trials: Most variants in each of these experiments, and architectures in notebook 07, None
+            for all.
         augmentation_seeds: Seeds that each augmentation is tried with.
         fast_epochs: Epochs for ``fast_cnn``.
         fast_batch_size: Images a training step of ``fast_cnn``.
@@ -39,6 +40,8 @@ class Profile:
         finetune_from: First ResNet50 stage that is unfrozen, ``conv2`` to ``conv5``.
         robustness_images: Test images that notebook 06 corrupts and attacks.
         severities: Of the corruptions there, 1 to 5.
+        tuning_trials: Trials of the study in notebook 07.
+        folds: Of the cross-validation there.
     """
 
     name: str
@@ -68,6 +71,8 @@ class Profile:
     finetune_from: str
     robustness_images: int
     severities: tuple[int, ...]
+    tuning_trials: int
+    folds: int
 
 
 PROFILES = {
@@ -101,6 +106,8 @@ PROFILES = {
             finetune_from="conv5",
             robustness_images=60,
             severities=(1, 5),
+            tuning_trials=4,
+            folds=2,
         ),
         Profile(
             name="cpu",
@@ -130,6 +137,8 @@ PROFILES = {
             finetune_from="conv2",
             robustness_images=500,
             severities=(1, 3, 5),
+            tuning_trials=20,
+            folds=5,
         ),
         Profile(
             name="gpu",
@@ -159,6 +168,8 @@ PROFILES = {
             finetune_from="conv2",
             robustness_images=2000,
             severities=(1, 2, 3, 4, 5),
+            tuning_trials=50,
+            folds=5,
         ),
     )
 }
