@@ -40,19 +40,7 @@ def parser() -> argparse.ArgumentParser:
         help="a number or a name, such as 02 or baseline_cnn; all of them if none is given",
     )
     run.add_argument("--from", dest="first", metavar="STAGE", help="this stage and all later ones")
-    run.add_argument(
-        "--profile",
-        default="auto",
-        help="how much to do: smoke, cpu, gpu or auto (gpu where there is one, else smoke)",
-    )
-    run.add_argument(
-        "--data",
-        default="auto",
-        help="synthetic, a CIFAR-10 archive, the folder of an unpacked one, or auto (what is in "
-        "the data folder; where nothing is, the smoke profile draws synthetic images, the others "
-        "download the archive)",
-    )
-    run.add_argument("--seed", type=int, default=0, help="default: 0")
+    _source_options(run)
     run.add_argument(
         "--run", dest="name", metavar="NAME", default="auto", help="default: named by its settings"
     )
@@ -72,6 +60,58 @@ def parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--fresh", action="store_true", help="run finished stages again")
     run.set_defaults(act=_run)
+
+    tune = commands.add_parser(
+        "tune",
+        allow_abbrev=False,
+        help="search for hyper-parameters",
+        description="Search for hyper-parameters that train a network best, judged on validation "
+        "images. The study lives in a storage: the same command in other processes, or on other "
+        "machines, shares its trials, and repeating it goes on from where it was.",
+        epilog="The best trial's recipe is written to the studies' folder; train with it by: "
+        "cifar run 02 --set RECIPE=FILE",
+    )
+    tune.add_argument("--study", metavar="NAME", required=True, help="what is searched, by name")
+    tune.add_argument(
+        "--trials",
+        metavar="N",
+        type=int,
+        default=20,
+        help="trials of the whole study, whoever does them; default: 20",
+    )
+    tune.add_argument(
+        "--timeout", metavar="S", type=float, help="begin no trial after so many seconds"
+    )
+    tune.add_argument(
+        "--storage",
+        metavar="URL",
+        help="a database, such as postgresql://user@host/name, for several machines, or the path "
+        "of a journal file; default: a journal in the artifacts folder",
+    )
+    tune.add_argument(
+        "--sampler", default="tpe", help="how to choose: tpe, random or grid; default: tpe"
+    )
+    tune.add_argument(
+        "--pruner",
+        help="what ends trials that lag behind: median, hyperband or none; default: median, with "
+        "several objectives none",
+    )
+    tune.add_argument(
+        "--objective",
+        dest="objectives",
+        metavar="NAME",
+        action="append",
+        help="accuracy or seconds; may be repeated; default: accuracy",
+    )
+    tune.add_argument(
+        "--space",
+        default="default",
+        help="default, training (only what every network has), or a TOML file with a table for "
+        "each setting: choices, or low, high and log",
+    )
+    tune.add_argument("--model", default="baseline_cnn", help="the network; default: baseline_cnn")
+    _source_options(tune)
+    tune.set_defaults(act=_tune)
 
     results = commands.add_parser(
         "results",
@@ -211,6 +251,22 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _source_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--profile",
+        default="auto",
+        help="how much to do: smoke, cpu, gpu or auto (gpu where there is one, else smoke)",
+    )
+    command.add_argument(
+        "--data",
+        default="auto",
+        help="synthetic, a CIFAR-10 archive, the folder of an unpacked one, or auto (what is in "
+        "the data folder; where nothing is, the smoke profile draws synthetic images, the others "
+        "download the archive)",
+    )
+    command.add_argument("--seed", type=int, default=0, help="default: 0")
+
+
 def _model_option(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--model",
@@ -248,6 +304,43 @@ def _run(options: argparse.Namespace) -> None:
     print()
     _show(tables(run.results()))
     print(f"report: {run.folder / 'report.html'}")
+
+
+def _tune(options: argparse.Namespace) -> None:
+    import importlib.util
+
+    if importlib.util.find_spec("optuna") is None:
+        raise CifarUtilsError(
+            "tuning needs the package optuna, which is not installed; run `pip install optuna`"
+        )
+    from cifar_utils import data, profiles, runtime, studies, tuning
+
+    profile = profiles.resolve(options.profile)
+    task = tuning.task(
+        profile,
+        data.load(options.data, profile),
+        model=options.model,
+        space=options.space,
+        objectives=options.objectives or ["accuracy"],
+        seed=options.seed,
+    )
+    study = task.open(
+        options.study, storage=options.storage, sampler=options.sampler, pruner=options.pruner
+    )
+    print(runtime.start(options.seed))
+    studies.search(
+        study,
+        task,
+        options.trials,
+        timeout=options.timeout,
+        told=lambda trial: print(tuning.described(trial), flush=True),
+    )
+    best = tuning.best(study)
+    path = studies.folder() / f"{options.study}.recipe.json"
+    tuning.write_winner(study, task, path)
+    counted = len(study.trials(*studies.SETTLED))
+    print(f"{counted} of {options.trials} trials are over; the best: {tuning.described(best)}")
+    print(f"recipe: {path}")
 
 
 def _results(options: argparse.Namespace) -> None:

@@ -113,7 +113,7 @@ Space = Mapping[str, Dimension]
 _TRAINING = {
     "learning_rate_factor": Dimension(low=0.1, high=10.0, log=True),
     "weight_decay": Dimension(low=0.001, high=0.3, log=True),
-    "batch_size": Dimension(choices=(16, 32, 64, 128)),
+    "batch_size": Dimension(choices=(8, 16, 32, 64)),
     "optimizer": Dimension(choices=("adamw", "sgd", "rmsprop")),
     "schedule": Dimension(choices=("constant", "cosine", "one_cycle")),
     "augmentation": Dimension(choices=("none", "flip", "standard", "strong")),
@@ -126,7 +126,7 @@ SPACES: dict[str, Space] = {
         "dropout": Dimension(low=0.0, high=0.7),
         "l2": Dimension(low=1e-6, high=1e-3, log=True),
         "width": Dimension(choices=(16, 32, 48)),
-        "activation": Dimension(choices=("relu", "gelu", "silu")),
+        "activation": Dimension(choices=("relu", "leaky_relu", "silu")),
     },
 }
 """Spaces by name: ``training`` suits every network, ``default`` those with all its options."""

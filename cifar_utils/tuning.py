@@ -216,6 +216,23 @@ def task(
     )
 
 
+def described(trial: FrozenTrial) -> str:
+    """Return a line about a trial that is over."""
+    attributes = trial.user_attrs
+    values = ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in trial.params.items()
+    )
+    seconds = f"{attributes.get('seconds', 0):.1f} s"
+    if "diverged" in attributes:
+        outcome = f"{attributes['diverged']} after {seconds}"
+    elif trial.state == TrialState.PRUNED:
+        outcome = f"pruned after epoch {attributes['epochs']}, {seconds}"
+    else:
+        outcome = f"{attributes['accuracy']:.1%} in {seconds}"
+    return f"trial {trial.number}: {outcome}  ({values})"
+
+
 def table(study: studies.Study) -> pd.DataFrame:
     """Return a row for each trial that is over, in their order (notebook 07 introduces it).
 
