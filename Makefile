@@ -84,7 +84,7 @@ badges: $(TOOLS) ## rewrite Colab badges and setup cells from pyproject.toml's U
 constraints: ## pin anew what CI runs on: the newest of everything, on the oldest Python we support
 	rm -rf build/pins
 	PYTHON=$${PYTHON:-python3.11} tools/venv.sh build/pins
-	build/pins/bin/python -m pip install -qq ".[cpu,audit,serve,export,test]"
+	build/pins/bin/python -m pip install -qq ".[cpu,audit,serve,export,tune,test]"
 	build/pins/bin/python -m pip freeze --exclude cifar-utils > build/pins/freeze.txt
 	sed -n '/^[^#]/!p' constraints.txt > build/pins/constraints.txt
 	since=$$(build/pins/bin/python -c 'import platform; print(platform.python_version())') && \
@@ -108,12 +108,12 @@ $(RUNTIME): pyproject.toml $(CONSTRAINTS)
 	@tools/venv.sh .venv
 	@echo "Installing the packages of extra '$(EXTRA)': a few minutes, once"
 	@$(BIN)/python -m pip install -qq --upgrade pip
-	@$(PIP_INSTALL) --editable ".[$(EXTRA),audit,serve,export]"
+	@$(PIP_INSTALL) --editable ".[$(EXTRA),audit,serve,export,tune]"
 	@touch $@
 
 $(TOOLS): $(RUNTIME)
 	@echo "Installing the test tools"
-	@$(PIP_INSTALL) --editable ".[$(EXTRA),audit,serve,export,test]"
+	@$(PIP_INSTALL) --editable ".[$(EXTRA),audit,serve,export,tune,test]"
 	@touch $@
 
 build/oldest/.installed: pyproject.toml | $(TOOLS)

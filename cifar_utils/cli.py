@@ -48,16 +48,7 @@ def parser() -> argparse.ArgumentParser:
         help="a number or a name, such as 02 or baseline_cnn; all of them if none is given",
     )
     run.add_argument("--from", dest="first", metavar="STAGE", help="this stage and all later ones")
-    run.add_argument(
-        "--profile",
-        help="how much to do: smoke, cpu, gpu or auto (gpu where there is one, else smoke)",
-    )
-    run.add_argument(
-        "--data",
-        help="synthetic, a CIFAR-10 archive, the folder of an unpacked one, or auto (what is in "
-        "the data folder; where nothing is, the smoke profile draws synthetic images, the others "
-        "download the archive)",
-    )
+    _source_options(run)
     seeds = run.add_mutually_exclusive_group()
     seeds.add_argument("--seed", type=int, help="default: 0")
     seeds.add_argument("--seeds", metavar="SEEDS", help="a run for each, such as 0-4 or 0,2,7")
@@ -137,6 +128,59 @@ def parser() -> argparse.ArgumentParser:
     )
     prune.add_argument("--yes", action="store_true", help="without asking")
     prune.set_defaults(act=_runs_prune)
+
+    tune = commands.add_parser(
+        "tune",
+        allow_abbrev=False,
+        help="search for hyper-parameters",
+        description="Search for hyper-parameters that train a network best, judged on validation "
+        "images. The study lives in a storage: the same command in other processes, or on other "
+        "machines, shares its trials, and repeating it goes on from where it was.",
+        epilog="The best trial's recipe is written to the studies' folder; train with it by: "
+        "cifar run 02 --set RECIPE=FILE",
+    )
+    tune.add_argument("--study", metavar="NAME", required=True, help="what is searched, by name")
+    tune.add_argument(
+        "--trials",
+        metavar="N",
+        type=int,
+        default=20,
+        help="trials of the whole study, whoever does them; default: 20",
+    )
+    tune.add_argument(
+        "--timeout", metavar="S", type=float, help="begin no trial after so many seconds"
+    )
+    tune.add_argument(
+        "--storage",
+        metavar="URL",
+        help="a database, such as postgresql://user@host/name, for several machines, or the path "
+        "of a journal file; default: a journal in the artifacts folder",
+    )
+    tune.add_argument(
+        "--sampler", default="tpe", help="how to choose: tpe, random or grid; default: tpe"
+    )
+    tune.add_argument(
+        "--pruner",
+        help="what ends trials that lag behind: median, hyperband or none; default: median, with "
+        "several objectives none",
+    )
+    tune.add_argument(
+        "--objective",
+        dest="objectives",
+        metavar="NAME",
+        action="append",
+        help="accuracy or seconds; may be repeated; default: accuracy",
+    )
+    tune.add_argument(
+        "--space",
+        default="default",
+        help="default, training (only what every network has), or a TOML file with a table for "
+        "each setting: choices, or low, high and log",
+    )
+    tune.add_argument("--model", default="baseline_cnn", help="the network; default: baseline_cnn")
+    _source_options(tune)
+    tune.add_argument("--seed", type=int, default=0, help="default: 0")
+    tune.set_defaults(act=_tune)
 
     results = commands.add_parser(
         "results",
@@ -274,6 +318,19 @@ def parser() -> argparse.ArgumentParser:
         )
         command.set_defaults(act=act)
     return top
+
+
+def _source_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--profile",
+        help="how much to do: smoke, cpu, gpu or auto (gpu where there is one, else smoke)",
+    )
+    command.add_argument(
+        "--data",
+        help="synthetic, a CIFAR-10 archive, the folder of an unpacked one, or auto (what is in "
+        "the data folder; where nothing is, the smoke profile draws synthetic images, the others "
+        "download the archive)",
+    )
 
 
 def _model_option(command: argparse.ArgumentParser) -> None:
@@ -488,6 +545,43 @@ def _remove(found: "list[Path]", yes: bool) -> None:
 def _size(count: int) -> str:
     """Return bytes in megabytes."""
     return f"{count / 1e6:10,.1f} MB"
+
+
+def _tune(options: argparse.Namespace) -> None:
+    import importlib.util
+
+    if importlib.util.find_spec("optuna") is None:
+        raise CifarUtilsError(
+            "tuning needs the package optuna, which is not installed; run `pip install optuna`"
+        )
+    from cifar_utils import data, profiles, runtime, studies, tuning
+
+    profile = profiles.resolve(options.profile or "auto")
+    task = tuning.task(
+        profile,
+        data.load(options.data or "auto", profile),
+        model=options.model,
+        space=options.space,
+        objectives=options.objectives or ["accuracy"],
+        seed=options.seed,
+    )
+    study = task.open(
+        options.study, storage=options.storage, sampler=options.sampler, pruner=options.pruner
+    )
+    print(runtime.start(options.seed))
+    studies.search(
+        study,
+        task,
+        options.trials,
+        timeout=options.timeout,
+        told=lambda trial: print(tuning.described(trial), flush=True),
+    )
+    best = tuning.best(study)
+    path = studies.folder() / f"{options.study}.recipe.json"
+    tuning.write_winner(study, task, path)
+    counted = len(study.trials(*studies.SETTLED))
+    print(f"{counted} of {options.trials} trials are over; the best: {tuning.described(best)}")
+    print(f"recipe: {path}")
 
 
 def _results(options: argparse.Namespace) -> None:

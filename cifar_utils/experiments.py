@@ -67,6 +67,11 @@ def variants(
     return made
 
 
+def trainer(how: Recipe | Callable[..., training.Fitted]) -> Callable[..., training.Fitted]:
+    """Return the training half of a variant as what is called as ``training.fit`` is."""
+    return functools.partial(training.fit, recipe=how) if isinstance(how, Recipe) else how
+
+
 def verdict(difference: Interval) -> str:
     """Return ``better``, ``worse``, or ``not told apart`` where the interval holds zero."""
     if difference.low > 0:
@@ -123,7 +128,7 @@ def _train(
     place: Path | None,
 ) -> _Trial:
     """Train a variant, from where an earlier sitting was left if its state was kept."""
-    fit = functools.partial(training.fit, recipe=how) if isinstance(how, Recipe) else how
+    fit = trainer(how)
     options = {} if place is None else {"backup": place / "state"}
     started = time.perf_counter()
     try:

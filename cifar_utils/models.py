@@ -1,29 +1,32 @@
-"""The networks trained from scratch, and saving and loading models."""
+"""The networks trained from scratch by name, what they cost, and saving and loading models."""
 
+import inspect
 import json
 import math
 import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import pandas as pd
 from keras import layers
 
-from cifar_utils import fused, paths
+from cifar_utils import architectures, fused, paths
+from cifar_utils.architectures import logits
 from cifar_utils.data import CLASS_NAMES, IMAGE_SHAPE
 from cifar_utils.errors import ParameterError, RunError, nearest
 
 
-def logits(features: keras.KerasTensor) -> keras.KerasTensor:
-    """Return ``(N, 10)`` float32 logits; float32 under every precision policy, so none overflow."""
-    return layers.Dense(len(CLASS_NAMES), dtype="float32", name="logits")(features)
-
-
 def baseline_cnn(
-    *, dropout: bool = True, l2: float = 0.0, batch_normalization: bool = False
+    *,
+    width: int = 32,
+    activation: str = "relu",
+    dropout: float = 0.5,
+    l2: float = 0.0,
+    batch_normalization: bool = False,
 ) -> keras.Model:
     """Return the tutorials' network: four convolutions, two poolings, one hidden layer.
 
@@ -31,7 +34,9 @@ def baseline_cnn(
     and dropout, then 512 hidden units (notebook 02 builds it up). About 2.2 million weights.
 
     Args:
-        dropout: Whether a share of the numbers is dropped after each block and the hidden layer.
+        width: Channels of the first block; all other layers follow.
+        activation: Of convolutions and hidden layer, by Keras's name.
+        dropout: Share of the hidden units that is dropped; half of it is dropped after each block.
         l2: Share of the squared weights of convolutions and hidden layer that joins the loss.
         batch_normalization: Whether each convolution is followed by batch normalisation (Ioffe and
             Szegedy, arXiv 1502.03167).
@@ -42,35 +47,31 @@ def baseline_cnn(
     penalty = keras.regularizers.L2(l2) if l2 else None
     images = keras.Input(IMAGE_SHAPE, dtype="uint8", name="images")
     x = layers.Rescaling(1 / 255, name="rescaling")(images)
-    for block, channels in enumerate((32, 64), start=1):
+    for block, channels in enumerate((width, 2 * width), start=1):
         for step in (1, 2):
             x = layers.Conv2D(
                 channels,
                 3,
                 padding="same",
-                activation=None if batch_normalization else "relu",
+                activation=None if batch_normalization else activation,
                 kernel_regularizer=penalty,
                 name=f"block{block}_conv{step}",
             )(x)
             if batch_normalization:
                 # Keras's 0.99 needs hundreds of steps before validation gets along with it.
                 x = fused.BatchNormalization(momentum=0.9, name=f"block{block}_norm{step}")(x)
-                x = layers.ReLU(name=f"block{block}_relu{step}")(x)
+                x = layers.Activation(activation, name=f"block{block}_{activation}{step}")(x)
         x = layers.MaxPooling2D(name=f"block{block}_pool")(x)
         if dropout:
-            x = layers.Dropout(0.25, name=f"block{block}_dropout")(x)
+            x = layers.Dropout(dropout / 2, name=f"block{block}_dropout")(x)
     x = layers.Flatten(name="flatten")(x)
-    x = layers.Dense(512, activation="relu", kernel_regularizer=penalty, name="hidden")(x)
+    hidden = layers.Dense(
+        16 * width, activation=activation, kernel_regularizer=penalty, name="hidden"
+    )
+    x = hidden(x)
     if dropout:
-        x = layers.Dropout(0.5, name="hidden_dropout")(x)
+        x = layers.Dropout(dropout, name="hidden_dropout")(x)
     return keras.Model(images, logits(x), name="baseline_cnn")
-
-
-PIXEL_MEAN = (125.3, 123.0, 113.9)
-"""Mean of CIFAR-10's red, green and blue pixels, 0 to 255."""
-
-PIXEL_STD = (63.0, 62.1, 66.7)
-"""Their standard deviation."""
 
 
 def fast_cnn(widths: tuple[int, int, int] = (64, 256, 256)) -> keras.Model:
@@ -90,8 +91,7 @@ def fast_cnn(widths: tuple[int, int, int] = (64, 256, 256)) -> keras.Model:
         ones, to float32 ``(N, 10)`` logits.
     """
     images = keras.Input((None, None, 3), dtype="uint8", name="images")
-    variance = [deviation**2 for deviation in PIXEL_STD]
-    x = layers.Normalization(mean=PIXEL_MEAN, variance=variance, name="normalization")(images)
+    x = architectures.normalized(images)
     whitening = layers.Conv2D(24, 2, use_bias=False, trainable=False, name="whitening")
     x = layers.ReLU(name="whitening_relu")(whitening(x))
     for block, channels in enumerate(widths, start=1):
@@ -143,30 +143,70 @@ def _whiten(model: keras.Model, images: np.ndarray) -> None:
     layer.kernel.assign(both.reshape(layer.kernel.shape))
 
 
-MODELS: dict[str, Callable[[], keras.Model]] = {
+MODELS: dict[str, Callable[..., keras.Model]] = {
     "baseline_cnn": baseline_cnn,
     "fast_cnn": fast_cnn,
+    "resnet": architectures.resnet,
+    "wide_resnet": architectures.wide_resnet,
+    "densenet": architectures.densenet,
+    "inception": architectures.inception,
+    "vgg": architectures.vgg,
+    "mobilenet": architectures.mobilenet,
 }
-"""Every network by name; a new architecture is a function above and a line here."""
+"""Every network by name; a new architecture is a function and a line here."""
 
 
-def build(name: str, images: np.ndarray | None = None) -> keras.Model:
+PUBLISHED: dict[str, tuple[str, float, str]] = {
+    "baseline_cnn": ("the same network", 79.0, "Keras, examples/cifar10_cnn.py"),
+    "fast_cnn": ("airbench94", 94.0, "arXiv 2404.00498"),
+    "resnet": ("ResNet-20", 91.25, "arXiv 1512.03385"),
+    "wide_resnet": ("WRN-28-10", 96.0, "arXiv 1605.07146"),
+    "densenet": ("DenseNet-BC-100, k=12", 95.49, "arXiv 1608.06993"),
+    "vgg": ("VGG16", 92.64, "kuangliu/pytorch-cifar"),
+}
+"""By network: an original, its published test accuracy in percent, and where. Most are larger than
+ours, and all but airbench94 were trained for 50 to 350 epochs. Neither GoogLeNet's nor
+MobileNetV2's paper is about CIFAR-10."""
+
+
+def options(name: str) -> list[str]:
+    """Return what can be set about a network (notebook 07).
+
+    Args:
+        name: A key of ``MODELS``.
+
+    Raises:
+        ParameterError: No network has that name.
+    """
+    if name not in MODELS:
+        raise ParameterError(f"unknown model {name!r}{nearest(name, list(MODELS))}")
+    return list(inspect.signature(MODELS[name]).parameters)
+
+
+def build(name: str, images: np.ndarray | None = None, **settings: Any) -> keras.Model:
     """Return a new, untrained network (notebook 02 introduces it).
 
     Args:
         name: A key of ``MODELS``.
         images: Training images, uint8 ``(N, 32, 32, 3)``, for networks whose first layer is
             computed from them.
+        **settings: What ``options`` names; the rest is as the network has it.
 
     Returns:
         A model from uint8 ``(N, 32, 32, 3)`` RGB images to float32 ``(N, 10)`` logits.
 
     Raises:
-        ParameterError: No network has that name, or it needs images and there are none.
+        ParameterError: No network has that name, it has no such option or the option not that
+            value, or it needs images and there are none.
     """
-    if name not in MODELS:
-        raise ParameterError(f"unknown model {name!r}{nearest(name, list(MODELS))}")
-    model = MODELS[name]()
+    known = options(name)
+    for setting in settings:
+        if setting not in known:
+            raise ParameterError(f"{name} has no option {setting!r}{nearest(setting, known)}")
+    try:
+        model = MODELS[name](**settings)
+    except (TypeError, ValueError) as error:
+        raise ParameterError(f"{name} cannot be built with {settings}: {error}") from error
     if any(layer.name == "whitening" for layer in model.layers):
         if images is None or not len(images):
             raise ParameterError(
@@ -187,25 +227,45 @@ def architecture(model: keras.Model) -> bytes:
 def multiply_adds(model: keras.Model) -> int:
     """Return the multiply-adds of convolutions and dense layers for one image (notebook 03).
 
+    A grouped convolution sees only its group's channels, a depthwise one only its own, and a
+    separable one is a depthwise and a 1x1 convolution.
+
     Args:
         model: From ``(N, 32, 32, 3)`` images.
     """
     images = keras.Input(IMAGE_SHAPE, dtype=model.input.dtype)
     total = 0
     for layer in keras.models.clone_model(model, input_tensors=images).layers:
-        if isinstance(layer, layers.Conv2D | layers.Dense):
-            places = math.prod(layer.output.shape[1:-1])
-            total += places * math.prod(layer.kernel.shape)
+        if isinstance(layer, layers.SeparableConv2D):
+            kernels = [layer.depthwise_kernel, layer.pointwise_kernel]
+        elif isinstance(layer, layers.Conv2D | layers.DepthwiseConv2D | layers.Dense):
+            kernels = [layer.kernel]
+        else:
+            continue
+        places = math.prod(layer.output.shape[1:-1])
+        total += places * sum(math.prod(kernel.shape) for kernel in kernels)
     return total
 
 
 def table() -> pd.DataFrame:
-    """Return one row for each network: name, parameters, millions of multiply-adds an image."""
+    """Return one row for each network (notebook 03; notebook 07 says more).
+
+    Columns are the model's name, its parameters, millions of multiply-adds an image, and of an
+    original the name, the published test accuracy in percent and its source, missing for some.
+    """
     rows = []
     for name, make in MODELS.items():
         model = make()
-        millions = multiply_adds(model) / 1e6
-        rows.append({"model": name, "parameters": model.count_params(), "multiply_adds": millions})
+        original, percent, source = PUBLISHED.get(name, (None, None, None))
+        row = {
+            "model": name,
+            "parameters": model.count_params(),
+            "multiply_adds": multiply_adds(model) / 1e6,
+            "original": original,
+            "published": percent,
+            "source": source,
+        }
+        rows.append(row)
     return pd.DataFrame(rows)
 
 

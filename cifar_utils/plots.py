@@ -1207,3 +1207,96 @@ def trade_off(frame: pd.DataFrame, costs: dict[str, str]) -> Figure:
     )
     _state(figure, f"Highest accuracy: {best}. Least {label}: {least}")
     return figure
+
+
+@_styled
+def parallel_coordinates(table: pd.DataFrame, settings: Sequence[str], measure: str) -> Figure:
+    """Draw each row as a line across its settings, the best ones in strong colour (notebook 07).
+
+    Args:
+        table: A row a trial; a column for each setting, and the measure. Rows without the measure
+            are left out.
+        settings: Columns to draw, from left to right. Numbers that are all above 0 and span a
+            factor of 20 have a logarithmic axis; text and booleans are spread out by name.
+        measure: Column of shares that says how good a row is; it is the last axis.
+
+    Raises:
+        ParameterError: There is no row, or a column is missing.
+    """
+    _check_columns("the table", table, {*settings, measure})
+    rows = table.dropna(subset=[measure]).sort_values(measure)
+    _check_columns("what is left of the table", rows, {measure})
+    figure = _figure(1.15 * (len(settings) + 1) + 0.8, 4.2)
+    axes = figure.subplots()
+    heights, ends = zip(*(_axis(rows[name]) for name in [*settings, measure]), strict=True)
+    best = max(1, len(rows) // 4)
+    for place, line in enumerate(np.array(heights).T):
+        good = place >= len(rows) - best
+        color, width = (BLUE, 2.2) if good else (MUTED, 0.9)
+        axes.plot(line, color=color, linewidth=width, alpha=0.9 if good else 0.5)
+    for place, marks in enumerate(ends):
+        axes.axvline(place, color=INK, linewidth=0.8)
+        for height, text in marks:
+            axes.annotate(
+                text,
+                (place, height),
+                xytext=(3, 0),
+                textcoords="offset points",
+                fontsize=8,
+                va="center",
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
+            )
+    names = [textwrap.fill(name.replace("_", " "), 13) for name in [*settings, measure]]
+    axes.set_xticks(range(len(names)), names)
+    axes.set_yticks([])
+    axes.margins(x=0.02)
+    _plain(axes)
+    axes.spines["bottom"].set_visible(False)
+    top = rows[measure].iloc[-1]
+    _state(figure, f"Blue: the best {best} of {len(rows)}, up to {measure} {top:.1%}")
+    return figure
+
+
+def _axis(values: pd.Series) -> tuple[np.ndarray, list[tuple[float, str]]]:
+    """Return where values are on an axis from 0 to 1, and its marks: height and text."""
+    if values.dtype == bool or not pd.api.types.is_numeric_dtype(values):
+        names = sorted(map(str, values.unique()))
+        places = np.linspace(0, 1, len(names)) if len(names) > 1 else np.array([0.5])
+        heights = dict(zip(names, places.tolist(), strict=True))
+        return values.astype(str).map(heights).to_numpy(), [(y, x) for x, y in heights.items()]
+    numbers = values.to_numpy(dtype=float)
+    low, high = numbers.min(), numbers.max()
+    if low == high:
+        return np.full(len(numbers), 0.5), [(0.5, f"{low:.3g}")]
+    marks = [(0.0, f"{low:.3g}"), (1.0, f"{high:.3g}")]
+    if low > 0 and high / low >= 20:
+        return np.log(numbers / low) / np.log(high / low), marks
+    return (numbers - low) / (high - low), marks
+
+
+@_styled
+def selection_bias(table: pd.DataFrame) -> Figure:
+    """Draw what a chosen network reaches on the images that chose it and on others (notebook 07).
+
+    Args:
+        table: As ``tuning.selection_bias`` gives it.
+
+    Raises:
+        ParameterError: There is no row, or a column is missing.
+    """
+    _check_columns("the table", table, {"chose", "other", "gap"})
+    figure = _figure(7, 3.4)
+    axes = figure.subplots()
+    axes.fill_between(table.index, table["other"], table["chose"], color=LIGHT)
+    lines = (("chose", VERMILION, "s-", "that chose it"), ("other", BLUE, "o-", "that had no say"))
+    for column, color, style, label in lines:
+        axes.plot(table.index, table[column], style, color=color, markersize=4, label=label)
+    axes.set_xlabel("networks to choose from")
+    axes.set_ylabel("accuracy of the chosen one")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+    _plain(axes, "both")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=2)
+    last = table.iloc[-1]
+    _state(figure, f"Of {table.index[-1]} networks: {100 * last['gap']:+.1f} points, on images")
+    return figure

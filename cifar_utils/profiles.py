@@ -19,10 +19,11 @@ class Profile:
         synthetic_images: Size of the synthetic set, if that is the data (train, validation, test).
         batch_size: Images a training step.
         cnn_epochs: Epochs for ``baseline_cnn`` in notebooks 02 and 03.
-        trial_images: Training images in the experiments of notebooks 02 and 03.
+        trial_images: Training images in the experiments of notebooks 02, 03 and 07.
         trial_epochs: Epochs for ``baseline_cnn`` there.
         trial_batch_size: Images a training step of ``baseline_cnn`` there.
-        trials: Most variants in each of these experiments, None for all.
+        trials: Most variants in each of these experiments, and architectures in notebook 07, None
+            for all.
         augmentation_seeds: Seeds that each augmentation is tried with.
         fast_epochs: Epochs for ``fast_cnn``.
         fast_batch_size: Images a training step of ``fast_cnn``.
@@ -44,6 +45,8 @@ class Profile:
         ensemble_trial_members: Members of the small ensembles compared there.
         ensemble_trial_epochs: Epochs for each of those.
         student_epochs: Epochs for the student that learns from the ensemble.
+        tuning_trials: Trials of the study in notebook 07.
+        folds: Of the cross-validation there.
     """
 
     name: str
@@ -78,6 +81,8 @@ class Profile:
     ensemble_trial_members: int
     ensemble_trial_epochs: int
     student_epochs: int
+    tuning_trials: int
+    folds: int
 
 
 PROFILES = {
@@ -116,6 +121,8 @@ PROFILES = {
             ensemble_trial_members=2,
             ensemble_trial_epochs=4,
             student_epochs=2,
+            tuning_trials=4,
+            folds=2,
         ),
         Profile(
             name="cpu",
@@ -150,6 +157,8 @@ PROFILES = {
             ensemble_trial_members=3,
             ensemble_trial_epochs=12,
             student_epochs=8,
+            tuning_trials=20,
+            folds=5,
         ),
         Profile(
             name="gpu",
@@ -184,6 +193,8 @@ PROFILES = {
             ensemble_trial_members=5,
             ensemble_trial_epochs=15,
             student_epochs=24,
+            tuning_trials=50,
+            folds=5,
         ),
     )
 }

@@ -1,13 +1,18 @@
-"""How to train: the numbers and names that make a recipe, and what Keras makes of them."""
+"""How to train: the numbers and names that make a recipe, its file, and what Keras makes of it."""
 
+import dataclasses
+import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
-from cifar_utils import augment, optimizers
+from cifar_utils import augment, models, optimizers, paths
 from cifar_utils.data import IMAGE_SHAPE
 from cifar_utils.errors import ParameterError, nearest
 
@@ -249,3 +254,87 @@ FAST = Recipe(
     sizes=((0.4, 24), (0.75, 28)),
 )
 """How ``fast_cnn`` is trained (notebook 03 introduces it); after airbench, arXiv 2404.00498."""
+
+
+USUAL_RATES = {"adam": 1e-3, "adamw": 1e-3, "rmsprop": 1e-3, "sgd": 0.02, "muon": 0.05}
+"""A learning rate to begin with for each optimizer."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A network and how to train it: what a recipe's file holds (notebook 07 introduces it).
+
+    Attributes:
+        model: A key of ``models.MODELS``.
+        recipe: How to train it.
+        options: What is set about the network, see ``models.options``.
+    """
+
+    model: str
+    recipe: Recipe
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def build(self, images: np.ndarray | None = None) -> keras.Model:
+        """Return the new, untrained network; arguments and errors as for ``models.build``."""
+        return models.build(self.model, images, **self.options)
+
+
+_FORMAT = "cifar-utils recipe, version 1"
+
+
+def write(path: Path, plan: Plan, **found: Any) -> None:
+    """Write a network and its recipe to a JSON file, whole or not at all.
+
+    Args:
+        path: What notebook 02 takes as ``RECIPE``.
+        plan: What to write.
+        **found: Where it comes from, as JSON values, for whoever reads the file.
+    """
+    content = {
+        "format": _FORMAT,
+        "model": plan.model,
+        "options": plan.options,
+        "recipe": dataclasses.asdict(plan.recipe),
+        "found": found,
+    }
+    paths.write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def read(path: Path | str) -> Plan:
+    """Return the network and recipe of a file that ``write`` has written.
+
+    Fields that the recipe lacks are as ``Recipe`` has them.
+
+    Raises:
+        ParameterError: The file is missing or no such file, or names something unknown, or holds
+            a value that cannot be trained with.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise ParameterError(
+            f"{path} does not exist; expected a recipe that cifar tune has written"
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != _FORMAT:
+            raise ValueError(f"its format is {content['format']!r}, not {_FORMAT!r}")
+        model, options, fields = content["model"], content["options"], dict(content["recipe"])
+        for name in ("sizes", "rates"):
+            if name in fields:
+                fields[name] = tuple(tuple(pair) for pair in fields[name])
+        known = {known.name for known in dataclasses.fields(Recipe)}
+        if unknown := sorted(fields.keys() - known):
+            raise ParameterError(f"unknown {unknown[0]!r}{nearest(unknown[0], sorted(known))}")
+        plan = Plan(model, Recipe(**fields), options)
+        if unknown := sorted(options.keys() - set(models.options(model))):
+            known_options = models.options(model)
+            raise ParameterError(
+                f"{model} has no option {unknown[0]!r}{nearest(unknown[0], known_options)}"
+            )
+    except ParameterError as error:
+        raise ParameterError(f"{path}: {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ParameterError(
+            f"{path} is not a recipe: {error!r}; expected a file that cifar tune has written"
+        ) from error
+    return plan

@@ -35,6 +35,7 @@ STAGES: dict[str, tuple[str, ...]] = {
         "04_resnet50_frozen",
         "05_resnet50_finetuned",
     ),
+    "07_architectures_and_tuning": (),
     "08_ensembles": ("02_baseline_cnn", "03_augmentation", "05_resnet50_finetuned"),
     "09_predict_and_deploy": (
         "02_baseline_cnn",

@@ -85,7 +85,7 @@ def setup_cell() -> str:
         "import importlib.util\n"
         "import sys\n\n"
         'if "google.colab" in sys.modules and importlib.util.find_spec("cifar_utils") is None:\n'
-        f'    %pip install -q "{name}[audit,serve,export] @ '
+        f'    %pip install -q "{name}[audit,serve,export,tune] @ '
         f'git+{project()["urls"]["Repository"]}@v{version}"'
     )
 

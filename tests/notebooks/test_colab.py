@@ -80,7 +80,7 @@ def test_colab_installs_the_release_once(monkeypatch: pytest.MonkeyPatch, source
     [(magic, line)] = magics_run(source)
     assert magic == "pip"
     assert line.endswith(
-        '"cifar-utils[audit,serve,export] @ '
+        '"cifar-utils[audit,serve,export,tune] @ '
         f'git+{PROJECT["urls"]["Repository"]}@v{PROJECT["version"]}"'
     )
     assert not re.search(r"tensorflow|keras|\bjax|(^|\s)(-U|--upgrade)\b", line)

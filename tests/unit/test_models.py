@@ -53,10 +53,10 @@ def test_the_first_convolution_gets_normalised_pixels(name, mean, deviation):
 
 
 def test_baseline_takes_its_regularisation_by_name():
-    plain = models.baseline_cnn(dropout=False)
+    plain = models.baseline_cnn(dropout=0)
     assert not [layer for layer in plain.layers if isinstance(layer, keras.layers.Dropout)]
     assert not plain.losses
-    bound = models.baseline_cnn(dropout=False, l2=0.1)
+    bound = models.baseline_cnn(dropout=0, l2=0.1)
     kernels = [w for w in bound.trainable_weights if w.name == "kernel"][:-1]
     expected = 0.1 * sum(float(np.square(np.asarray(kernel)).sum()) for kernel in kernels)
     assert float(sum(bound.losses)) == pytest.approx(expected, rel=1e-4)
@@ -66,6 +66,47 @@ def test_baseline_takes_its_regularisation_by_name():
     assert names[names.index("block2_conv2") :][:5] == order
     maps = keras.Model(normal.input, normal.get_layer("block2_conv2").output)(IMAGES)
     assert np.asarray(maps).min() < 0, "normalised before the ReLU"
+
+
+def test_baseline_takes_its_width_dropout_and_activation():
+    model = models.build("baseline_cnn", width=8, dropout=0.4, activation="gelu")
+    shapes = [w.shape for w in model.trainable_weights if w.name == "kernel"]
+    assert shapes == [
+        (3, 3, 3, 8),
+        (3, 3, 8, 8),
+        (3, 3, 8, 16),
+        (3, 3, 16, 16),
+        (1024, 128),
+        (128, 10),
+    ]
+    rates = [layer.rate for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
+    assert rates == [0.2, 0.2, 0.4]
+    assert model.get_layer("block1_conv1").activation is keras.activations.gelu
+    assert model.get_layer("hidden").activation is keras.activations.gelu
+
+
+@pytest.mark.parametrize("name", [*models.MODELS][2:])
+def test_known_architectures_take_width_and_dropout(name):
+    narrow = models.build(name, width=8, dropout=0.3)
+    *_, last, _ = narrow.layers
+    assert isinstance(last, keras.layers.Dropout)
+    assert last.rate == 0.3
+    assert models.multiply_adds(narrow) < 30e6
+    grey = np.asarray(narrow.get_layer("normalization")(np.full((1, 1, 1, 3), 125, "float32")))
+    assert abs(grey).max() < 0.2, "pixels are normalised inside"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"widht": 8}, "has no option 'widht'; did you mean 'width'"),
+        ({"activation": "reluu"}, "baseline_cnn cannot be built with"),
+        ({"width": -1}, "baseline_cnn cannot be built with"),
+    ],
+)
+def test_unknown_options_and_values_are_refused(settings, message):
+    with pytest.raises(ParameterError, match=message):
+        models.build("baseline_cnn", **settings)
 
 
 def test_unknown_model_names_the_nearest():
@@ -111,10 +152,29 @@ def test_multiply_adds_are_counted_by_hand():
     assert models.multiply_adds(keras.Model(images, x)) == expected
 
 
+def test_multiply_adds_of_grouped_depthwise_and_separable_convolutions():
+    grouped = keras.layers.Conv2D(16, 3, groups=4, padding="same")
+    depthwise = keras.layers.DepthwiseConv2D(5, strides=2, depth_multiplier=2, padding="same")
+    separable = keras.layers.SeparableConv2D(10, 3, depth_multiplier=2, padding="same")
+    expected = 32 * 32 * 3 * 3 * (8 // 4) * 16
+    expected += 16 * 16 * 5 * 5 * 32  # each of 32 outputs sees one channel
+    expected += 16 * 16 * (3 * 3 * 64 + 64 * 10)
+    expected += 32 * 32 * 3 * 8  # the first layer
+    images = keras.Input((32, 32, 3))
+    x = keras.layers.Conv2D(8, 1)(images)
+    model = keras.Model(images, separable(depthwise(grouped(x))))
+    assert models.multiply_adds(model) == expected
+
+
 def test_table_has_a_row_for_each_network():
     table = models.table().set_index("model")
     assert list(table.index) == list(models.MODELS)
     assert table.loc["baseline_cnn", "parameters"] == 2_168_362
+    assert table.loc["resnet", ["original", "published"]].tolist() == ["ResNet-20", 91.25]
+    assert table["multiply_adds"].between(20, 120).all(), "what two cores can train"
+    known = table["published"].notna()
+    assert (known == table["source"].notna()).all()
+    assert table.loc[known, "published"].between(70, 100).all(), "percent"
 
 
 @pytest.mark.parametrize("name", models.MODELS)

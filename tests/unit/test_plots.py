@@ -61,7 +61,18 @@ COSTS = pd.DataFrame(
 )  # fmt: skip
 
 
+TRIALS = pd.DataFrame(
+    {"rate": [0.001, 0.1, 0.01, 0.02], "width": [16, 32, 32, 64], "optimizer": list("abab"),
+     "accuracy": [0.2, 0.4, 0.9, None], "fixed": [1, 1, 1, 1]}
+)  # fmt: skip
+BIAS = pd.DataFrame({"chose": [0.7, 0.8], "other": [0.7, 0.75], "gap": [0.0, 0.05]}, index=[1, 2])
+
+
 FIGURES = {
+    "parallel_coordinates": lambda: plots.parallel_coordinates(
+        TRIALS, ["rate", "width", "optimizer", "fixed"], "accuracy"
+    ),
+    "selection_bias": lambda: plots.selection_bias(BIAS),
     "reliability": lambda: plots.reliability(dict.fromkeys("abcde", RELIABILITY)),
     "selective": lambda: plots.selective({"a": CURVE, "b": CURVE}),
     "severities": lambda: plots.severities(SPOILED, {"a": 0.9, "b": 0.8}),
@@ -455,6 +466,10 @@ def test_titles_state_what_was_found():
             {"a": CURVE, "b": CURVE.assign(accuracy=[0.95, 0.6])}
         ),
         "cnn: 70% right": plots.confusion_matrices({"cnn": np.array([[6, 2], [1, 1]])}, ("x", "y")),
+        "Blue: the best 1 of 3, up to accuracy 90.0%": plots.parallel_coordinates(
+            TRIALS, ["rate"], "accuracy"
+        ),
+        "Of 2 networks: +5.0 points, on images": plots.selection_bias(BIAS),
         "Highest accuracy: b. Least time: a": plots.trade_off(
             COSTS.set_axis(["a", "b"]), {"seconds": "time"}
         ),
@@ -481,6 +496,15 @@ def test_attention_leaves_the_image_where_nothing_speaks():
     np.testing.assert_array_equal(shown[..., 0], IMAGES[0].mean(axis=-1).astype(np.uint8))
 
 
+def test_parallel_coordinates_put_values_where_they_belong():
+    figure = plots.parallel_coordinates(TRIALS, ["rate", "width", "optimizer", "fixed"], "accuracy")
+    lines = [line.get_ydata() for line in figure.axes[0].lines[:3]]
+    best = lines[-1]  # 0.01 lies half way between 0.001 and 0.1, by ratios
+    np.testing.assert_allclose(best, [0.5, 1.0, 0.0, 0.5, 1.0])
+    assert figure.axes[0].lines[2].get_color() == plots.BLUE
+    assert {"0.001", "0.1", "a", "b", "16", "32"} <= set(texts(figure))
+
+
 def test_costs_are_written_in_readable_units():
     figure = plots.trade_off(COSTS, {"seconds": "s", "weights": "weights"})
     figure.draw_without_rendering()
@@ -500,6 +524,9 @@ def test_costs_are_written_in_readable_units():
             r"'a' is \(1, 8, 8\); expected \(1, 32, 32\)",
         ),
         (lambda: plots.trade_off(COSTS, {"latency": "ms"}), "'latency'"),
+        (lambda: plots.parallel_coordinates(TRIALS, ["depth"], "accuracy"), "'depth'"),
+        (lambda: plots.parallel_coordinates(TRIALS[3:], ["rate"], "accuracy"), "0 rows"),
+        (lambda: plots.selection_bias(BIAS[["gap"]]), "'chose', 'other'"),
         (lambda: plots.image_grid(IMAGES / 255), "float64 .* expected uint8"),
         (lambda: plots.image_grid(IMAGES[0]), r"\(32, 32, 3\) as images"),
         (lambda: plots.image_grid(IMAGES, ["one"]), "1 titles for 12"),

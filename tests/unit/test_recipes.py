@@ -1,3 +1,5 @@
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -133,3 +135,67 @@ def test_sizes_say_the_side_of_every_epoch():
 def test_a_recipe_that_cannot_work_is_refused(options, message):
     with pytest.raises(ParameterError, match=message):
         recipes.Recipe(**{"epochs": 1, **options})
+
+
+PLAN = recipes.Plan(
+    "baseline_cnn",
+    recipes.Recipe(epochs=3, learning_rate=0.01, sizes=((0.5, 24),), rates=(("block1", 0.1),)),
+    {"width": 8, "activation": "relu"},
+)
+
+
+def test_a_recipe_goes_through_its_file_unchanged(tmp_path):
+    path = tmp_path / "folder" / "recipe.json"
+    recipes.write(path, PLAN, study="mine", validation_accuracy=0.5)
+    assert recipes.read(path) == PLAN
+    assert recipes.read(str(path)).build().get_layer("block1_conv1").filters == 8
+    assert json.loads(path.read_text())["found"]["study"] == "mine"
+
+
+def test_a_recipe_that_cannot_be_written_leaves_the_old_one(tmp_path):
+    path = tmp_path / "recipe.json"
+    recipes.write(path, PLAN)
+    with pytest.raises(TypeError):
+        recipes.write(path, PLAN, study=object())
+    assert recipes.read(path) == PLAN
+
+
+def test_fields_that_an_older_file_lacks_are_as_usual(tmp_path):
+    path = tmp_path / "recipe.json"
+    recipes.write(path, PLAN)
+    content = json.loads(path.read_text())
+    del content["recipe"]["schedule"], content["found"]
+    path.write_text(json.dumps(content))
+    assert recipes.read(path) == PLAN
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": "2"}, "is not a recipe: .*its format is '2'"),
+        ({"model": "baselin_cnn"}, "unknown model 'baselin_cnn'; did you mean 'baseline_cnn'"),
+        ({"model": ["a"]}, "is not a recipe"),
+        ({"options": {"widht": 3}}, "baseline_cnn has no option 'widht'; did you mean 'width'"),
+        ({"options": None}, "is not a recipe"),
+        ({"recipe": {"epochs": 1, "rate": 2}}, "unknown 'rate'"),
+        ({"recipe": {"epochs": 0}}, "epochs is 0"),
+        ({"recipe": {}}, "is not a recipe: .*epochs"),
+        ({"recipe": {"epochs": 1, "sizes": 3}}, "is not a recipe"),
+        ({"recipe": {"epochs": 1, "learning_rate": "fast"}}, "learning_rate is 'fast'"),
+    ],
+)
+def test_bad_files_are_refused_by_name(tmp_path, change, message):
+    path = tmp_path / "recipe.json"
+    recipes.write(path, PLAN)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ParameterError, match=r"recipe\.json.*" + message):
+        recipes.read(path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "\x00"])
+def test_what_is_no_recipe_is_refused(tmp_path, text):
+    (tmp_path / "recipe.json").write_text(text)
+    with pytest.raises(ParameterError, match=r"recipe\.json is not a recipe"):
+        recipes.read(tmp_path / "recipe.json")
+    with pytest.raises(ParameterError, match="does not exist; expected a recipe that cifar tune"):
+        recipes.read(tmp_path / "gone.json")
