@@ -106,7 +106,7 @@ PROFILES = {
             finetune_from="conv5",
             robustness_images=60,
             severities=(1, 5),
-            tuning_trials=4,
+            tuning_trials=3,
             folds=2,
         ),
         Profile(
