@@ -371,13 +371,13 @@ def search(
     with _working(study) as worker:
         while timeout is None or time.monotonic() - started < timeout:
             _check(study)
-            _revive(study)
             counted = [trial for trial in study.trials() if trial.state != _FAILED]
             if sum(trial.state in SETTLED for trial in counted) >= total:
                 break
             waiting = any(trial.state == TrialState.WAITING for trial in counted)
             if not waiting and len(counted) >= total:
-                time.sleep(_PAUSE)  # others work on the last ones
+                _revive(study)
+                time.sleep(_PAUSE)  # others work on the last ones, or have died
                 continue
             number = _one(study, objective, worker, total)
             if number is not None:
