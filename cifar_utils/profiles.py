@@ -121,7 +121,7 @@ PROFILES = {
             ensemble_trial_members=2,
             ensemble_trial_epochs=4,
             student_epochs=2,
-            tuning_trials=4,
+            tuning_trials=3,
             folds=2,
         ),
         Profile(

@@ -127,7 +127,7 @@ def _storage(storage: str) -> BaseStorage:
     except ImportError as error:
         raise CifarUtilsError(
             f"a {database} storage needs a package that is not installed: {error}; for PostgreSQL "
-            "run `pip install psycopg2-binary`"
+            "run `pip install 'psycopg[binary]'`"
         ) from error
     except Exception as error:
         # SQLAlchemy's errors are of many kinds, and quote the URL with its password at length.
@@ -371,13 +371,13 @@ def search(
     with _working(study) as worker:
         while timeout is None or time.monotonic() - started < timeout:
             _check(study)
-            _revive(study)
-            if len(study.trials(*SETTLED)) >= total:
-                break
             counted = [trial for trial in study.trials() if trial.state != _FAILED]
+            if sum(trial.state in SETTLED for trial in counted) >= total:
+                break
             waiting = any(trial.state == TrialState.WAITING for trial in counted)
             if not waiting and len(counted) >= total:
-                time.sleep(_PAUSE)  # others work on the last ones
+                _revive(study)
+                time.sleep(_PAUSE)  # others work on the last ones, or have died
                 continue
             number = _one(study, objective, worker, total)
             if number is not None:
