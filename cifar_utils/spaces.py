@@ -126,7 +126,7 @@ SPACES: dict[str, Space] = {
         "dropout": Dimension(low=0.0, high=0.7),
         "l2": Dimension(low=1e-6, high=1e-3, log=True),
         "width": Dimension(choices=(16, 32, 48)),
-        "activation": Dimension(choices=("relu", "leaky_relu", "silu")),
+        "activation": Dimension(choices=("relu", "silu", "tanh")),
     },
 }
 """Spaces by name: ``training`` suits every network, ``default`` those with all its options."""
