@@ -340,7 +340,7 @@ def _environment(scratch: Path, place: Path, limits: Limits) -> dict[str, str]:
         for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
             environment[name] = count
     if choice := os.environ.get("CIFAR_UTILS_RESNET50_WEIGHTS"):
-        environment["CIFAR_UTILS_RESNET50_WEIGHTS"] = keys.weights(choice)
+        environment["CIFAR_UTILS_RESNET50_WEIGHTS"] = keys.located(choice)
     return environment
 
 

@@ -18,8 +18,12 @@ Facts = dict[str, str]
 """What a stage depends on: names such as ``module training`` to values or digests."""
 
 
-def weights(choice: str) -> str:
-    """Return a choice of ResNet50 weights with a file's path made absolute."""
+FILES = ("WEIGHTS", "RECIPE")
+"""Parameters that may name a file, which a notebook must find from any folder."""
+
+
+def located(choice: str) -> str:
+    """Return a choice with a file's path made absolute."""
     path = Path(choice).expanduser()
     return str(path.resolve()) if path.is_file() else choice
 
@@ -28,7 +32,7 @@ def _weights_identity(choice: str) -> str:
     """Return what must stay the same for a choice of ResNet50 weights to be the same."""
     if choice == "auto":
         choice = os.environ.get("CIFAR_UTILS_RESNET50_WEIGHTS") or "auto"
-    path = Path(weights(choice))
+    path = Path(located(choice))
     if not path.is_file():
         return choice
     return f"{path}, {path.stat().st_size} bytes, changed {path.stat().st_mtime_ns}"
@@ -163,6 +167,8 @@ def facts(stage: runs.Stage, values: dict[str, Any]) -> Facts:
     found |= modules(notebook)
     if "WEIGHTS" in values:
         found["weights"] = _weights_identity(values["WEIGHTS"])
+    if values.get("RECIPE"):
+        found["recipe"] = _digest(Path(values["RECIPE"]).read_bytes())
     for name in runs.STAGES[stage.name]:
         found[f"results of {name}"] = upstream(stage.run.stage(name).finished())
     return found

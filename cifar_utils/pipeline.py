@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -153,8 +154,9 @@ class _Plan:
         }
         have = parameters.schema(parameters.notebook(stage))
         values = have | {name: shared[name] for name in have if name in shared} | given
-        if isinstance(values.get("WEIGHTS"), str):
-            values["WEIGHTS"] = keys.weights(values["WEIGHTS"])
+        for name in keys.FILES:
+            if isinstance(values.get(name), str):
+                values[name] = keys.located(values[name])
         return values
 
     def verdicts(self) -> list[Verdict]:
@@ -236,6 +238,10 @@ def _prepare(request: Request) -> _Prepared:
         CifarUtilsError: The data, an earlier stage or the machine is not as needed.
     """
     given = parameters.assign(list(request.settings), request.stages, request.parameters)
+    for values in given.values():
+        recipe = values.get("RECIPE")
+        if recipe and not Path(keys.located(recipe)).is_file():
+            raise ParameterError(f"RECIPE={recipe}: no such file; `cifar tune` says where it wrote")
     for seed in request.seeds:
         if not 0 <= seed < 2**32:
             raise ParameterError(f"seed {seed} is out of range; expected 0 to {2**32 - 1}")

@@ -92,6 +92,15 @@ def test_the_key_notices_another_weights_file(stage, tmp_path, monkeypatch):
     assert keys.facts(stage, values) != before
 
 
+def test_the_key_notices_another_recipe_in_the_same_file(stage, tmp_path):
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text("one")
+    before = keys.facts(stage, {"RECIPE": str(recipe)})
+    recipe.write_text("two")
+    assert keys.facts(stage, {"RECIPE": str(recipe)}) != before
+    assert "recipe" not in keys.facts(stage, {"RECIPE": ""})
+
+
 LIBRARY = {
     "first.py": "from cifar_utils import second\nfrom cifar_utils.web import app",
     "second.py": "def late():\n    import cifar_utils.third",

@@ -231,13 +231,21 @@ def test_other_settings_run_a_stage_again_and_what_builds_on_it(root, folder):
     assert "[1/1] 02_second  already finished" in log
 
 
-def test_a_weights_file_is_found_from_any_folder(stage, tmp_path, monkeypatch):
-    (tmp_path / "weights.h5").touch()
+@pytest.mark.parametrize("name", ["WEIGHTS", "RECIPE"])
+def test_a_file_is_found_from_any_folder(name, stage, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
     monkeypatch.chdir(tmp_path)
     plan = pipeline._Plan(stage.run, request(), {})
-    values = plan.values(stage.name, {"WEIGHTS": "weights.h5"})
-    assert values["WEIGHTS"] == str(tmp_path / "weights.h5")
-    assert plan.values(stage.name, {"WEIGHTS": "none"})["WEIGHTS"] == "none"
+    assert plan.values(stage.name, {name: "file"})[name] == str(tmp_path / "file")
+    assert plan.values(stage.name, {name: "none"})[name] == "none"
+
+
+def test_a_missing_recipe_is_refused_before_anything_runs(root, folder, monkeypatch):
+    given = {"01_first": {"RECIPE": "nowhere.json"}}
+    monkeypatch.setattr(pipeline.parameters, "assign", lambda *arguments: given)
+    with pytest.raises(ParameterError, match=r"RECIPE=nowhere\.json: no such file"):
+        run(["1"])
+    assert not folder.exists()
 
 
 def test_a_failing_cell_says_where_why_and_how_to_go_on(root, folder):
