@@ -23,6 +23,7 @@ TOOLS := $(RUNTIME)-test
 OTHERS := $(filter-out $(RUNTIME) $(TOOLS),$(wildcard .venv/.installed-*))
 
 NBVAL := --nbval-lax --nbval-current-env
+SIDE_BY_SIDE := -n 2 --dist loadscope
 
 # What other environments run: the versions they have, a few tests, a notebook that trains.
 SHOW_VERSIONS := from cifar_utils import runtime; print(runtime.versions())
@@ -41,8 +42,8 @@ run: $(RUNTIME) ## run the course and print its results; ARGS="--profile cpu 01 
 setup: $(RUNTIME) ## only install, into .venv
 
 test: lint ## lint, unit and structure tests, every notebook, the pipeline
-	$(BIN)/pytest
-	$(BIN)/pytest $(NBVAL) notebooks
+	$(BIN)/pytest $(SIDE_BY_SIDE)
+	$(BIN)/pytest $(NBVAL) $(SIDE_BY_SIDE) notebooks
 
 lint: $(TOOLS) ## style, types, layers and the notebooks' conventions
 	$(BIN)/ruff check
