@@ -57,14 +57,14 @@ class Sabotage:
 SABOTAGES = (
     Sabotage(
         "one class too many",
-        "cifar_utils/models.py",
+        "cifar_utils/architectures.py",
         'layers.Dense(len(CLASS_NAMES), dtype="float32", name="logits")(features)',
         'layers.Dense(len(CLASS_NAMES) + 1, dtype="float32", name="logits")(features)',
         ("test_models.py::test_baseline_is_the_tutorials_network",),
     ),
     Sabotage(
         "softmax twice: the model gives probabilities",
-        "cifar_utils/models.py",
+        "cifar_utils/architectures.py",
         'layers.Dense(len(CLASS_NAMES), dtype="float32", name="logits")(features)',
         'layers.Dense(len(CLASS_NAMES), "softmax", dtype="float32", name="logits")(features)',
         ("test_models.py::test_takes_raw_pixels_and_gives_float32_logits",),
@@ -85,7 +85,7 @@ SABOTAGES = (
     ),
     Sabotage(
         "mean not subtracted in fast_cnn",
-        "cifar_utils/models.py",
+        "cifar_utils/architectures.py",
         "layers.Normalization(mean=PIXEL_MEAN,",
         "layers.Normalization(mean=(0, 0, 0),",
         ("test_models.py::test_the_first_convolution_gets_normalised_pixels",),
