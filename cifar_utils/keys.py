@@ -9,14 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cifar_utils import parameters, profiles, runs, runtime
+from cifar_utils import download, parameters, profiles, runs, runtime
 
 DEVICES = ("CIFAR_UTILS_DEVICES", "KERAS_DISTRIBUTION_NUM_PROCESSES")
 """Variables that say what a training runs on; rounding differs with it."""
 
 Facts = dict[str, str]
 """What a stage depends on: names such as ``module training`` to values or digests."""
-
 
 FILES = ("WEIGHTS", "RECIPE")
 """Parameters that may name a file, which a notebook must find from any folder."""
@@ -142,8 +141,8 @@ def facts(stage: runs.Stage, values: dict[str, Any]) -> Facts:
     """Return everything that decides what a stage leaves behind.
 
     It covers the notebook's code, the parameters, the profile's numbers, the data, the modules of
-    the library, the packages, the devices, the ResNet50 weights and the results of each stage it
-    builds on.
+    the library, the packages, the devices, the ResNet50 weights, the recipe's file and the results
+    of each stage it builds on.
 
     Args:
         stage: The stage.
@@ -190,12 +189,7 @@ def differences(was: Facts, now: Facts) -> list[str]:
 
 def digests(paths: list[Path], root: Path) -> dict[str, str]:
     """Return the SHA-256 of files, by their paths from ``root``."""
-    found = {}
-    for path in sorted(paths):
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        found[path.relative_to(root).as_posix()] = digest
-    return found
+    return {path.relative_to(root).as_posix(): download.sha256(path) for path in sorted(paths)}
 
 
 def damaged(stage: runs.Stage) -> list[str]:

@@ -326,8 +326,8 @@ def read(path: Path | str) -> Plan:
         if unknown := sorted(fields.keys() - known):
             raise ParameterError(f"unknown {unknown[0]!r}{nearest(unknown[0], sorted(known))}")
         plan = Plan(model, Recipe(**fields), options)
-        if unknown := sorted(options.keys() - set(models.options(model))):
-            known_options = models.options(model)
+        known_options = models.options(model)
+        if unknown := sorted(options.keys() - set(known_options)):
             raise ParameterError(
                 f"{model} has no option {unknown[0]!r}{nearest(unknown[0], known_options)}"
             )
