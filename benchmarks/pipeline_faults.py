@@ -10,8 +10,8 @@ process group of the command is, the disk becomes full (a tmpfs made smaller tha
 hold; without root no file may grow beyond a random size), and a file of the run is cut, changed or
 removed. Each time the same command goes on. In the end all is compared, bit for bit, with a run
 left alone. ``overhead`` runs a notebook of the small course and notebook 02 of the real one (smoke
-profile) bare, by nbclient, and by the pipeline, in turn. ``memory`` makes ten runs of the two short
-notebooks in one process. Change nothing in the library meanwhile: stages would run again.
+profile) bare, by nbclient, and by the pipeline, in turn. ``memory`` makes ten runs of the small
+course in one process. Change nothing in the library meanwhile: stages would run again.
 """
 
 import argparse
@@ -507,11 +507,11 @@ def memory(count: int) -> None:
         os.environ["CIFAR_UTILS_ARTIFACTS_DIR"] = str(root / "artifacts")
         for number in range(1, count + 1):
             request = pipeline.Request(
-                list(STAGES[:2]), profile="smoke", source="synthetic", name=f"run{number}"
+                list(STAGES), profile="smoke", source="synthetic", name=f"run{number}"
             )
             with contextlib.redirect_stdout(io.StringIO()):
                 (made,) = pipeline.run(request)
-            records = [made.stage(name).finished() or {} for name in STAGES[:2]]
+            records = [made.stage(name).finished() or {} for name in STAGES]
             peak = max(record["memory"] for record in records)
             left = len(own.children(recursive=True))
             held = own.memory_info().rss

@@ -54,7 +54,8 @@ def environment(folder: Path) -> Path:
     """Make an environment with the packages of Colab and return its folder of commands."""
     call(notebooks.ROOT / "tools" / "venv.sh", folder, folder=notebooks.ROOT)
     python = folder / "bin" / "python"
-    call(python, "-m", "pip", "install", "--quiet", "--requirement", PACKAGES, folder=folder)
+    install = (sys.executable, "-m", "uv", "pip", "install", "--system-certs", "--quiet")
+    call(*install, "--python", python, "--requirement", PACKAGES, folder=folder)
     # By this module, which Colab imports into every kernel, a notebook knows where it is.
     site = "import sysconfig; print(sysconfig.get_path('purelib'))"
     packages = Path(call(python, "-c", site, folder=folder).strip())

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from tools import colab, notebooks, oldest
+from tools import colab, notebooks
 
 PYPROJECT = tomllib.loads((notebooks.ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = PYPROJECT["project"]
@@ -140,12 +140,3 @@ def test_rehearsal_finds_the_release_here(tmp_path: Path) -> None:
     released = tmp_path / "clone" / "cifar_utils" / "__init__.py"
     assert released.read_bytes() == (notebooks.ROOT / "cifar_utils/__init__.py").read_bytes()
     assert not (tmp_path / "clone" / "notebooks").exists()
-
-
-def test_oldest_versions_are_the_lower_bounds() -> None:
-    found = dict(line.split("==") for line in oldest.constraints())
-    assert (found["tensorflow-cpu"], found["keras"]) == ("2.20", "3.13")
-    extras = PROJECT["optional-dependencies"].values()
-    for line in sum(extras, PROJECT["dependencies"]):
-        requirement = Requirement(line)
-        assert str(requirement.specifier) == f">={found[requirement.name]}"
