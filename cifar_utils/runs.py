@@ -174,6 +174,11 @@ class Stage:
         """Where its trainings keep their state; outside the folder, which a new start empties."""
         return self.run.folder / f".{self.name}.backup"
 
+    @property
+    def under_way(self) -> bool:
+        """Whether ``cifar run`` has begun it and not ended it; a kernel may be writing to it."""
+        return (self.backup / "attempt.json").is_file()
+
     def _changed(self) -> None:
         """Forget that ``cifar run`` finished this stage: its files are no longer of that run."""
         (self.folder / "stage.json").unlink(missing_ok=True)
