@@ -794,10 +794,13 @@ def tables(rows: list[dict[str, Any]]) -> "list[Table]":
 
 def _seeds_table(found: "list[leaderboard.Seeds]") -> "Table":
     """Return a table of means over seeds."""
-    left = ("stage", "split", "data", "profile", "pretraining")
+    left = ["stage", "settings", "split", "data", "profile", "pretraining"]
+    if not any(row.settings for row in found):
+        left.remove("settings")
     table = _table("means over seeds", left, ("seeds", "accuracy %  [95%]"))
     for row in found:
-        table.add_row(*_cells(*row[:-1], _percent(*row.accuracy)))
+        cells = (getattr(row, name) for name in [*left, "seeds"])
+        table.add_row(*_cells(*cells, _percent(*row.accuracy)))
     return table
 
 
