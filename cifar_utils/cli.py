@@ -49,9 +49,7 @@ def parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--from", dest="first", metavar="STAGE", help="this stage and all later ones")
     _source_options(run)
-    seeds = run.add_mutually_exclusive_group()
-    seeds.add_argument("--seed", type=int, help="default: 0")
-    seeds.add_argument("--seeds", metavar="SEEDS", help="a run for each, such as 0-4 or 0,2,7")
+    run.add_argument("--seed", type=int, help="default: 0")
     run.add_argument("--run", dest="name", metavar="NAME", help="default: named by its settings")
     run.add_argument(
         "--set",
@@ -62,9 +60,17 @@ def parser() -> argparse.ArgumentParser:
         help="a parameter of the notebooks, for every stage that has it; may be repeated",
     )
     run.add_argument(
+        "--grid",
+        metavar="NAME=VALUES",
+        action="append",
+        default=[],
+        help="a run for each value of SEED or of a parameter, such as SEED=0..4 or RATE=0.1,0.3; "
+        "repeated: for each combination, all stages in each, in a folder named after it",
+    )
+    run.add_argument(
         "--params",
         metavar="FILE",
-        help="a YAML file with stages, profile, data, seed or seeds, run and parameters, these for "
+        help="a YAML file with stages, profile, data, seed, grid, run and parameters, these for "
         "all stages or, under a stage's name, for one; options go before it",
     )
     run.add_argument(
@@ -348,7 +354,7 @@ def _jobs_options(command: argparse.ArgumentParser) -> None:
         metavar="N",
         type=int,
         default=1,
-        help="stages, and runs of several seeds, side by side; they share the cores; default: 1",
+        help="stages, and runs of a grid, side by side; they share the cores; default: 1",
     )
     command.add_argument(
         "--memory",
@@ -376,44 +382,56 @@ def _run(options: argparse.Namespace) -> None:
             raise ParameterError(f"--devices {options.devices}: expected a number from 1")
         os.environ["CIFAR_UTILS_DEVICES"] = str(options.devices)  # which the kernels inherit
     if options.explain:
-        several = len(request.seeds) > 1
-        for verdict in pipeline.explain(request):
-            name = f"{verdict.run}/{verdict.stage}" if several else verdict.stage
-            if verdict.reasons:
-                print(f"{name}  would run", *verdict.reasons, sep="\n    ")
-            else:
-                print(f"{name}  is done")
+        _explain(request)
         return
     made = pipeline.run(request)
     print()
-    _show(tables([row for run in made for row in run.results()]))
+    # A grid is there to choose from, and choosing is not the test set's.
+    choosing = bool(request.grid.keys() - {"SEED"})
+    _outcome(made, ("validation",) if choosing else ("validation", "test"))
     for run in made:
         print(f"report: {run.folder / 'report.html'}")
+
+
+def _explain(request: "pipeline.Request") -> None:
+    """Print which stages would run, and why."""
+    from cifar_utils import grids, pipeline
+
+    found = pipeline.explain(request)
+    if request.grid:
+        print(f"{len({verdict.run for verdict in found})} runs, each with all stages asked for")
+    for stage, names in grids.repeated(request.grid, request.stages).items():
+        print(f"{stage} does not depend on {', '.join(names)}, but runs for each value")
+    for verdict in found:
+        name = f"{verdict.run}/{verdict.stage}" if request.grid else verdict.stage
+        if verdict.reasons:
+            print(f"{name}  would run", *verdict.reasons, sep="\n    ")
+        else:
+            print(f"{name}  is done")
 
 
 def _request(options: argparse.Namespace) -> "pipeline.Request":
     """Return what the options of ``cifar run`` and its file ask for; options go first."""
     from pathlib import Path
 
-    from cifar_utils import parameters, pipeline
+    from cifar_utils import grids, parameters, pipeline
 
-    nothing = parameters.Filed(None, None, None, None, None, {})
+    nothing = parameters.Filed(None, None, None, None, {}, None, {})
     filed = parameters.read(Path(options.params)) if options.params else nothing
     for name in ("jobs", "memory"):
         value = getattr(options, name)
         if value is not None and value <= 0:
             raise ParameterError(f"--{name} {value:g}: expected a number above 0")
     names = options.stages or (None if options.first else filed.stages) or []
-    seeds = filed.seeds or [0]
-    if options.seeds is not None:
-        seeds = _numbers(options.seeds)
-    elif options.seed is not None:
-        seeds = [options.seed]
+    seed = filed.seed if options.seed is None else options.seed
+    fixed = {setting.partition("=")[0] for setting in options.settings}
+    fixed |= {"SEED"} if options.seed is not None else set()
     return pipeline.Request(
         stages=pipeline.select(names, options.first),
         profile=options.profile or filed.profile or "auto",
         source=options.data or filed.data or "auto",
-        seeds=tuple(seeds),
+        seed=seed or 0,
+        grid=grids.read(options.grid, filed.grid, fixed),
         name=options.name or filed.run or "auto",
         settings=tuple(options.settings),
         parameters=filed.parameters,
@@ -425,18 +443,6 @@ def _request(options: argparse.Namespace) -> "pipeline.Request":
         memory=None if options.memory is None else int(options.memory * 1e9),
         gpu=options.gpu,
     )
-
-
-def _numbers(text: str) -> list[int]:
-    """Return the seeds that a text such as ``0-4`` or ``0,2,7`` names."""
-    found: list[int] = []
-    try:
-        for part in text.split(","):
-            first, dash, last = part.partition("-")
-            found += range(int(first), int(last if dash else first) + 1)
-    except ValueError as error:
-        raise ParameterError(f"--seeds {text}: expected such as 0-4 or 0,2,7") from error
-    return found
 
 
 def _seconds(text: str) -> int:
@@ -585,7 +591,7 @@ def _tune(options: argparse.Namespace) -> None:
 
 
 def _results(options: argparse.Namespace) -> None:
-    from cifar_utils import leaderboard, paths, runs
+    from cifar_utils import paths, runs
 
     chosen = [runs.load(name) for name in options.runs or runs.names()]
     rows = [row for run in chosen for row in run.results()]
@@ -601,13 +607,21 @@ def _results(options: argparse.Namespace) -> None:
     elif not rows:
         print(f"no results yet in {paths.artifacts_dir()}; make some with: cifar run")
     else:
-        _show(tables(rows))
-        if seeds := leaderboard.over_seeds(chosen):
-            _show([_seeds_table(seeds), *_gaps_table(leaderboard.gaps_over_seeds(chosen))])
+        _outcome(chosen)
         if repeats := _repeats(chosen):
             _show([_repeated_table(repeats)])
         if len(options.runs) == 2:
             _show(_comparison(*chosen))
+
+
+def _outcome(chosen: "list[runs.Run]", splits: Sequence[str] = ("validation", "test")) -> None:
+    """Print the results of runs on some splits, and what several seeds say."""
+    from cifar_utils import leaderboard
+
+    _show(tables([row for run in chosen for row in run.results() if row.get("split") in splits]))
+    if seeds := [row for row in leaderboard.over_seeds(chosen) if row.split in splits]:
+        gaps = [gap for gap in leaderboard.gaps_over_seeds(chosen) if gap.split in splits]
+        _show([_seeds_table(seeds), *_gaps_table(gaps)])
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -794,10 +808,13 @@ def tables(rows: list[dict[str, Any]]) -> "list[Table]":
 
 def _seeds_table(found: "list[leaderboard.Seeds]") -> "Table":
     """Return a table of means over seeds."""
-    left = ("stage", "split", "data", "profile", "pretraining")
+    left = ["stage", "settings", "split", "data", "profile", "pretraining"]
+    if not any(row.settings for row in found):
+        left.remove("settings")
     table = _table("means over seeds", left, ("seeds", "accuracy %  [95%]"))
     for row in found:
-        table.add_row(*_cells(*row[:-1], _percent(*row.accuracy)))
+        cells = (getattr(row, name) for name in [*left, "seeds"])
+        table.add_row(*_cells(*cells, _percent(*row.accuracy)))
     return table
 
 

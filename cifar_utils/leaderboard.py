@@ -59,6 +59,7 @@ class Seeds(NamedTuple):
 
     Attributes:
         stage: Name of the stage.
+        settings: Those in which it differs from others of the stage, such as ``EPOCHS=3``.
         split: ``validation`` or ``test``.
         data: ``official``, ``modified`` or ``synthetic``.
         profile: Name of the profile.
@@ -68,6 +69,7 @@ class Seeds(NamedTuple):
     """
 
     stage: str
+    settings: str
     split: str
     data: str
     profile: str
@@ -80,8 +82,8 @@ class Gap(NamedTuple):
     """What several seeds say of two trainings.
 
     Attributes:
-        best: Name of the stage with the higher mean.
-        other: Name of another.
+        best: Name of the stage with the higher mean, and its settings as in ``Seeds``.
+        other: Those of another.
         split: ``validation`` or ``test``.
         data: ``official``, ``modified`` or ``synthetic``.
         profile: Name of the profile.
@@ -110,41 +112,99 @@ def _mean(values: Sequence[float]) -> "Interval":
     return Interval(mean, mean - reach, mean + reach)
 
 
-def _by_seed(opened: Iterable[runs.Run]) -> dict[tuple[Any, ...], dict[int, float]]:
-    """Return accuracies by what was trained and judged in the same way, then by seed."""
-    groups: dict[tuple[Any, ...], dict[int, float]] = {}
+class _Training(NamedTuple):
+    """What has to be the same for results to differ by their seed alone."""
+
+    images: tuple[Any, ...]
+    stage: str
+    pretraining: str
+    parameters: int | None
+    settings: tuple[tuple[str, str], ...]
+
+    @property
+    def split(self) -> str:
+        return self.images[0]
+
+
+def _line(stage: str) -> list[str]:
+    """Return the stages that a stage builds on, also through others, and itself."""
+    found = {stage}
+    for name in reversed(runs.STAGES):
+        found |= set(runs.STAGES[name]) if name in found else set()
+    return [name for name in runs.STAGES if name in found]
+
+
+def _decided(run: runs.Run, stage: str) -> tuple[tuple[str, str], ...]:
+    """Return the settings that a result depends on, such as ``("02.EPOCHS", "3")``."""
+    return tuple(
+        (f"{name.partition('_')[0]}.{setting}", str(value))
+        for name in _line(stage)
+        for setting, value in _parameters(run, name).items()
+    )
+
+
+def _by_seed(opened: Iterable[runs.Run]) -> dict[_Training, dict[int, float]]:
+    """Return accuracies of what was trained with several seeds, by seed."""
+    groups: dict[_Training, dict[int, float]] = {}
     for run in sorted(opened, key=lambda run: run.manifest["created"]):
         for row in _measured(run.results()):
-            settings = tuple(map(str, sorted(_parameters(run, row["stage"]).items())))
-            key = (
-                *(row["split"], row["data"], row["profile"], row["n"], _fingerprint(row)),
-                *(row["stage"], row["pretraining"], row["parameters"], settings),
+            training = _Training(
+                (row["split"], row["data"], row["profile"], row["n"], _fingerprint(row)),
+                *(row["stage"], row["pretraining"], row["parameters"]),
+                _decided(run, row["stage"]),
             )
-            groups.setdefault(key, {})[row["seed"]] = row["accuracy"]
-    return groups
+            groups.setdefault(training, {})[row["seed"]] = row["accuracy"]
+    return {training: each for training, each in groups.items() if len(each) > 1}
+
+
+def _told_apart(trainings: Iterable[_Training]) -> dict[_Training, str]:
+    """Return the settings in which trainings of one stage differ, such as ``EPOCHS=3``.
+
+    They have the numbers of their stages, ``02.EPOCHS=3``, only where several have one of the name
+    that is not the same in all.
+    """
+    common: dict[str, set[tuple[str, str]]] = {}
+    for each in trainings:
+        settings = set(each.settings)
+        common[each.stage] = common.get(each.stage, settings) & settings
+    found = {}
+    for each in trainings:
+        numbered = [pair for pair in each.settings if pair not in common[each.stage]]
+        pairs = [*dict.fromkeys((name.partition(".")[2], value) for name, value in numbered)]
+        if len(dict(pairs)) < len(pairs):
+            pairs = numbered
+        found[each] = " ".join(f"{name}={value}" for name, value in pairs)
+    return found
 
 
 def over_seeds(opened: Iterable[runs.Run]) -> list[Seeds]:
     """Return the mean over seeds of what was trained with the same settings (notebook 06).
 
+    The settings of the stages that it builds on count, too.
+
     Args:
         opened: Several runs.
 
     Returns:
-        One for each training with at least two seeds; the newest result where a seed has several.
+        One for each training with at least two seeds, by stage, the best settings first; the newest
+        result where a seed has several.
     """
-    found = []
-    for key, each in _by_seed(opened).items():
-        split, data, profile, _, _, stage, pretraining, *_ = key
-        if len(each) > 1:
-            mean = _mean(list(each.values()))
-            within = mean._replace(low=max(0.0, mean.low), high=min(1.0, mean.high))
-            found.append(Seeds(stage, split, data, profile, pretraining, len(each), within))
-    return found
+    found, groups = [], _by_seed(opened)
+    told = _told_apart(groups)
+    for training, each in groups.items():
+        split, data, profile, *_ = training.images
+        mean = _mean(list(each.values()))
+        within = mean._replace(low=max(0.0, mean.low), high=min(1.0, mean.high))
+        about = (training.stage, told[training], split, data, profile, training.pretraining)
+        found.append(Seeds(*about, len(each), within))
+    return sorted(found, key=lambda row: (row.split != "validation", row.stage, -row.accuracy[0]))
 
 
 def gaps_over_seeds(opened: Iterable[runs.Run]) -> list[Gap]:
     """Return how far the training with the highest mean is ahead of others (notebook 06).
+
+    Trainings of one stage with several settings are compared on validation images only: settings
+    are not chosen by the test set.
 
     Args:
         opened: Several runs.
@@ -152,17 +212,20 @@ def gaps_over_seeds(opened: Iterable[runs.Run]) -> list[Gap]:
     Returns:
         One for each other training that shares at least two seeds with the best on the same images.
     """
+    groups = _by_seed(opened)
+    told = _told_apart(groups)
     rivals: dict[tuple[Any, ...], dict[str, dict[int, float]]] = {}
-    for (*images, stage, _, _, _), each in _by_seed(opened).items():
-        if len(each) > 1:
-            rivals.setdefault(tuple(images), {})[stage] = each
+    for training, each in groups.items():
+        if training.split == "validation" or not told[training]:
+            name = f"{training.stage} {told[training]}".rstrip()
+            rivals.setdefault(training.images, {})[name] = each
     found = []
-    for (split, data, profile, _, _), stages in rivals.items():
-        best = max(stages, key=lambda stage: statistics.mean(stages[stage].values()))
-        for other in stages.keys() - {best}:
-            shared = stages[best].keys() & stages[other].keys()
+    for (split, data, profile, _, _), named in rivals.items():
+        best = max(named, key=lambda name: statistics.mean(named[name].values()))
+        for other in named.keys() - {best}:
+            shared = named[best].keys() & named[other].keys()
             if len(shared) > 1:
-                gap = _mean([stages[best][seed] - stages[other][seed] for seed in shared])
+                gap = _mean([named[best][seed] - named[other][seed] for seed in shared])
                 found.append(Gap(best, other, split, data, profile, len(shared), gap))
     return sorted(found, key=lambda gap: gap[:5])
 

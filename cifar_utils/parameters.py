@@ -13,7 +13,7 @@ from cifar_utils.errors import ParameterError, RunError, nearest
 OPTIONS = {"PROFILE": "--profile", "DATA": "--data", "SEED": "--seed", "RUN": "--run"}
 """Parameters that every stage of a run shares, and the options of ``cifar run`` that set them."""
 
-FIELDS = ("stages", "profile", "data", "seed", "seeds", "run", "parameters")
+FIELDS = ("stages", "profile", "data", "seed", "grid", "run", "parameters")
 """What a file for ``cifar run --params`` may say."""
 
 
@@ -208,7 +208,11 @@ def assign(
             raise ParameterError(f"{where}: use {option} {value}, or the file's {option[2:]}")
         known = sorted({name for stage in to for name in have[stage]} - set(OPTIONS))
         if name not in known:
-            hint = nearest(name, known) if known else "; the stages asked for have none to set"
+            hint = (
+                nearest(name, [*known, "SEED"])
+                if known
+                else "; the stages asked for have none to set"
+            )
             raise ParameterError(f"{where}: no stage asked for has a parameter {name!r}{hint}")
         for stage in to:
             if name in have[stage]:
@@ -242,7 +246,8 @@ class Filed:
         stages: Numbers or names.
         profile: Name of a profile.
         data: What ``data.load`` takes.
-        seeds: Seeds, one run each.
+        seed: Seed of the run.
+        grid: Names of parameters to several values each, see ``grids.read``.
         run: Name of the run.
         parameters: See ``assign``.
     """
@@ -250,7 +255,8 @@ class Filed:
     stages: list[str] | None
     profile: str | None
     data: str | None
-    seeds: list[int] | None
+    seed: int | None
+    grid: dict[str, Any]
     run: str | None
     parameters: dict[str, Any]
 
@@ -272,24 +278,26 @@ def read(path: Path) -> Filed:
     for name in found:
         if name not in FIELDS:
             raise ParameterError(f"{path}: unknown field {name!r}{nearest(str(name), [*FIELDS])}")
-    if "seed" in found and "seeds" in found:
-        raise ParameterError(f"{path}: give either seed or seeds, not both")
 
-    def typed(name: str, kind: type, example: str, items: type | None = None) -> Any:
+    def typed(name: str, kind: type, example: str) -> Any:
         value = found.get(name)
-        inside = value if isinstance(value, list) else []
-        right = type(value) is kind and all(items in (None, type(item)) for item in inside)
-        if value is not None and not right:
+        if value is not None and type(value) is not kind:
             raise ParameterError(f"{path}: {name} is {value!r}; expected such as {example}")
         return value
 
-    seed = typed("seed", int, "seed: 0")
     stages = typed("stages", list, "stages: [02, baseline_cnn]")
+    grid = typed("grid", dict, "grid: {SEED: 0..4}") or {}
+    given = typed("parameters", dict, "parameters: {EPOCHS: 3}") or {}
+    single = {name for own in given.values() if isinstance(own, dict) for name in own} | {*given}
+    single |= {"SEED"} if "seed" in found else set()
+    for name in grid.keys() & single:
+        raise ParameterError(f"{path}: give {name} either one value or a grid")
     return Filed(
         stages=None if stages is None else [str(stage) for stage in stages],
         profile=typed("profile", str, "profile: cpu"),
         data=typed("data", str, "data: synthetic"),
-        seeds=typed("seeds", list, "seeds: [0, 1]", int) if seed is None else [seed],
+        seed=typed("seed", int, "seed: 0"),
+        grid=grid,
         run=typed("run", str, "run: mine"),
-        parameters=typed("parameters", dict, "parameters: {EPOCHS: 3}") or {},
+        parameters=given,
     )

@@ -7,13 +7,14 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
 from cifar_utils import (
     data,
+    grids,
     housekeeping,
     jobs,
     keys,
@@ -67,8 +68,10 @@ class Request:
         stages: Full names, as ``select`` returns them.
         profile: Name of a profile, or ``auto``.
         source: What ``data.load`` takes.
-        seeds: One run each.
-        name: Of the run, or ``auto``; with several seeds the beginning of their names.
+        seed: Of the run.
+        grid: Names of parameters to several values, such as ``{"SEED": "0..4"}``; a run for each
+            combination.
+        name: Of the run, or ``auto``; with a grid the beginning of their names.
         settings: Parameters for the notebooks, such as ``["EPOCHS=3"]``.
         parameters: More of them, see ``parameters.assign``.
         file: Where these come from, for the command that goes on; empty if from no file.
@@ -84,7 +87,8 @@ class Request:
     stages: list[str]
     profile: str = "auto"
     source: str = "auto"
-    seeds: tuple[int, ...] = (0,)
+    seed: int = 0
+    grid: grids.Grid = field(default_factory=dict)
     name: str = "auto"
     settings: tuple[str, ...] = ()
     parameters: dict[str, Any] | None = None
@@ -121,16 +125,21 @@ class _Plan:
     given: dict[str, dict[str, Any]]
 
     def command(self, names: list[str]) -> str:
-        """Return the command that runs stages in the same way."""
+        """Return the command that runs stages in the same way, in all runs if there is a grid.
+
+        With a grid it names every stage asked for, or some of its parameters may have no stage.
+        """
         known, request = list(runs.STAGES), self.request
         if request.repeats:
             return f"cifar rerun {request.repeats} --as {self.run.name}"
+        if request.grid:
+            names = [name for name in known if name in {*names, *request.stages}]
         words = ["cifar run"]
         if names == known[-len(names) :]:
             words += ["--from", names[0].partition("_")[0]] if names != known else []
         else:
             words += [name.partition("_")[0] for name in names]
-        words.append(self.run.options())
+        words += self._options()
         words += [f"--params {shlex.quote(request.file)}"] * bool(request.file)
         have = {each for name in names for each in parameters.schema(parameters.notebook(name))}
         chosen = [setting for setting in request.settings if setting.partition("=")[0] in have]
@@ -139,8 +148,19 @@ class _Plan:
         words += [f"--devices {devices}"] * devices.isdecimal()
         words += [f"--cell-timeout {request.cell_seconds}"] * bool(request.cell_seconds)
         words += [f"--jobs {request.jobs}"] * (request.jobs > 1)
+        words += [f"--memory {request.memory / 1e9:g}"] if request.memory else []
         words += ["--gpu"] * request.gpu + ["--keep-going"] * request.keep_going
         return " ".join(words)
+
+    def _options(self) -> list[str]:
+        """Return the options that say which run it is, or which runs."""
+        request = self.request
+        if not request.grid:
+            return [self.run.options()]
+        words = [self.run.shared_options()]
+        words += [f"--seed {request.seed}"] * ("SEED" not in request.grid)
+        words += [f"--run {request.name}"] * (request.name != "auto")
+        return words + [f"--grid {shlex.quote(f'{n}={v}')}" for n, v in request.grid.items()]
 
     def values(self, stage: str, given: dict[str, Any]) -> dict[str, Any]:
         """Return the value of each parameter of a stage's notebook."""
@@ -197,7 +217,7 @@ class _Plan:
             runs.write_json(self.run.folder / "manifest.json", self.run.manifest)
 
 
-def _check_upstream(run: runs.Run, names: list[str]) -> None:
+def _check_upstream(plan: _Plan) -> None:
     """Refuse a stage that builds on one that is not asked for and not there, or damaged.
 
     The run need not exist yet, so that refusing leaves nothing behind.
@@ -205,6 +225,7 @@ def _check_upstream(run: runs.Run, names: list[str]) -> None:
     Raises:
         UpstreamError: There is one.
     """
+    run, names = plan.run, plan.request.stages
     needed = {name: stage for stage in names for name in runs.STAGES[stage]}
     missing: dict[str, str] = {}
     for name in runs.STAGES:
@@ -216,9 +237,12 @@ def _check_upstream(run: runs.Run, names: list[str]) -> None:
     if missing:
         numbers = " ".join(name.partition("_")[0] for name in missing)
         kinds = " or ".join(dict.fromkeys(missing.values()))
+        how = f"run that first, with: cifar run {numbers} {run.options()}"
+        if plan.request.grid:
+            how = f"run that in all of them, too, with: {plan.command(list(missing))}"
         raise UpstreamError(
             f"{needed[next(iter(missing))]} builds on {', '.join(missing)}, {kinds} in run "
-            f"{run.name!r}; run that first, with: cifar run {numbers} {run.options()}"
+            f"{run.name!r}; {how}"
         )
 
 
@@ -237,16 +261,18 @@ def _prepare(request: Request) -> _Prepared:
         ParameterError: Something asked for is unknown or of the wrong type.
         CifarUtilsError: The data, an earlier stage or the machine is not as needed.
     """
-    given = parameters.assign(list(request.settings), request.stages, request.parameters)
-    for values in given.values():
+    always = parameters.assign(list(request.settings), request.stages, request.parameters)
+    combinations = grids.combinations(request.grid, request.stages, request.seed)
+    for values in [
+        *always.values(),
+        *(own for each in combinations for own in each.given.values()),
+    ]:
         recipe = values.get("RECIPE")
         if recipe and not Path(keys.located(recipe)).is_file():
             raise ParameterError(f"RECIPE={recipe}: no such file; `cifar tune` says where it wrote")
-    for seed in request.seeds:
+    for seed in {each.seed for each in combinations}:
         if not 0 <= seed < 2**32:
             raise ParameterError(f"seed {seed} is out of range; expected 0 to {2**32 - 1}")
-    if not request.seeds or len(set(request.seeds)) < len(request.seeds):
-        raise ParameterError(f"seeds {request.seeds}: expected numbers that differ")
     chosen = profiles.resolve(request.profile)
     if request.gpu and not runtime.has_gpu():
         raise NoGpuError(
@@ -263,15 +289,19 @@ def _prepare(request: Request) -> _Prepared:
                 f"{provenance['fingerprint'][:8]}); put those back, and it can be repeated"
             )
     plans = []
-    for seed in request.seeds:
-        name = request.name
-        if name != "auto" and len(request.seeds) > 1:
+    for seed, own, labels in combinations:
+        name = runs.resolve_name(
+            request.name, profile=chosen.name, kind=provenance["kind"], seed=seed
+        )
+        if request.name != "auto" and "SEED" in request.grid:
             name = f"{name}-seed{seed}"
-        name = runs.resolve_name(name, profile=chosen.name, kind=provenance["kind"], seed=seed)
+        name = grids.run_name(name, labels)
         facts = {"profile": chosen.name, "seed": seed, "data": provenance}
-        run = runs.Run(paths.artifacts_dir() / name, facts)
-        _check_upstream(run, request.stages)
-        plans.append(_Plan(run, request, given))
+        runs.known(name, facts)
+        given = {stage: always[stage] | own[stage] for stage in request.stages}
+        plan = _Plan(runs.Run(paths.artifacts_dir() / name, facts), request, given)
+        _check_upstream(plan)
+        plans.append(plan)
     return _Prepared(plans, chosen, dataset)
 
 
@@ -291,7 +321,7 @@ def run(request: Request) -> list[runs.Run]:
         request: What is asked for.
 
     Returns:
-        The runs, one a seed.
+        The runs, one for each combination of the grid.
 
     Raises:
         ParameterError: Something asked for is unknown or of the wrong type; nothing has run.
@@ -474,12 +504,13 @@ def _conclude(plans: list[_Plan], outcome: jobs.Outcome, control: Control) -> No
         StoppedError: The user stopped it.
         CifarUtilsError: A stage failed.
     """
-    left = [
-        plan.command(names)
+    waiting = {
+        plan.run.name: [n for n in plan.request.stages if (plan.run.name, n) not in outcome.done]
         for plan in plans
-        for names in [[n for n in plan.request.stages if (plan.run.name, n) not in outcome.done]]
-        if names
-    ]
+    }
+    left = dict.fromkeys(
+        plan.command(waiting[plan.run.name]) for plan in plans if waiting[plan.run.name]
+    )
     if not left:
         return
     resume = "\n".join(f"go on with: {command}" for command in left)
@@ -490,7 +521,11 @@ def _conclude(plans: list[_Plan], outcome: jobs.Outcome, control: Control) -> No
     for error in failures:
         if not isinstance(error, CifarUtilsError):
             raise error
-    skipped = [f"{key[1]} was skipped: {why}" for key, why in outcome.skipped.items()]
+    several = len(plans) > 1
+    skipped = [
+        f"{run}/{stage} was skipped: {why}" if several else f"{stage} was skipped: {why}"
+        for (run, stage), why in outcome.skipped.items()
+    ]
     notes = [] if not plans[0].request.keep_going else skipped
     texts = [str(error) for error in failures] + notes
     raise type(failures[0])("\n".join([*texts, resume]))
@@ -525,6 +560,8 @@ def _warn_of_old(board: progress.Board, plan: _Plan, before: bool) -> None:
         own = {each: parameters.check(each, own[each], have[each]) for each in own if each in have}
         if why := stages.reasons(stage, plan.values(name, own)):
             settings = tuple(f"{each}={v}" for each, v in own.items() if v != have[each])
-            single = replace(plan, request=replace(plan.request, settings=settings, file=""))
+            single = replace(
+                plan, request=replace(plan.request, settings=settings, file="", grid={})
+            )
             board.say(f"note: {name} is from before something changed ({'; '.join(why[:3])});")
             board.say(f"      run it again with: {single.command([name])}\n")

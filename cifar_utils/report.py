@@ -108,7 +108,10 @@ def write(run: runs.Run) -> Path:
         stage = run.stage(name)
         if record := stage.finished():
             stages.append({"name": name, "title": _title(stage), "seconds": record["seconds"]})
-        if (stage.folder / "model.keras").is_file() and _metrics(stage).get("accuracy") is not None:
+        # A card written now would be taken for one of the files that the notebook leaves.
+        if stage.under_way or not (stage.folder / "model.keras").is_file():
+            continue
+        if _metrics(stage).get("accuracy") is not None:
             write_card(stage)
     page = (
         _environment()

@@ -50,7 +50,7 @@ def request(name: str, new: str | None = None) -> pipeline.Request:
         stages=list(again["parameters"]),
         profile=manifest["profile"],
         source="synthetic" if data["kind"] == "synthetic" else data["source"],
-        seeds=(manifest["seed"],),
+        seed=manifest["seed"],
         name=new or free_name(name),
         parameters=chosen,
         jobs=again["jobs"],

@@ -174,6 +174,11 @@ class Stage:
         """Where its trainings keep their state; outside the folder, which a new start empties."""
         return self.run.folder / f".{self.name}.backup"
 
+    @property
+    def under_way(self) -> bool:
+        """Whether ``cifar run`` has begun it and not ended it; a kernel may be writing to it."""
+        return (self.backup / "attempt.json").is_file()
+
     def _changed(self) -> None:
         """Forget that ``cifar run`` finished this stage: its files are no longer of that run."""
         (self.folder / "stage.json").unlink(missing_ok=True)
@@ -279,14 +284,15 @@ class Run:
         """Return the stage called ``name``, such as ``02_baseline_cnn``."""
         return Stage(self, stage_name(name))
 
-    def options(self) -> str:
-        """Return the options of ``cifar run`` that make this run."""
+    def shared_options(self) -> str:
+        """Return the options of ``cifar run`` that all runs of a grid have, this one among them."""
         data = self.manifest["data"]
         chosen = "synthetic" if data["kind"] == "synthetic" else data["source"]
-        return (
-            f"--profile {self.manifest['profile']} --data {shlex.quote(chosen)} "
-            f"--seed {self.manifest['seed']} --run {self.name}"
-        )
+        return f"--profile {self.manifest['profile']} --data {shlex.quote(chosen)}"
+
+    def options(self) -> str:
+        """Return the options of ``cifar run`` that make this run."""
+        return f"{self.shared_options()} --seed {self.manifest['seed']} --run {self.name}"
 
     def results(self) -> list[dict[str, Any]]:
         """Return the rows of the run's stages, test rows beside validation rows."""
@@ -330,6 +336,29 @@ def _identity(settings: dict[str, Any]) -> tuple[str, int, str, str]:
     return settings["profile"], settings["seed"], data["kind"], data["fingerprint"]
 
 
+def known(name: str, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the manifest of the run called ``name``, None if there is none or it is damaged.
+
+    Args:
+        name: Of a run that may exist.
+        settings: ``profile``, ``seed`` and ``data`` that it must have been made with.
+
+    Raises:
+        RunError: It was made with another profile, seed or data.
+    """
+    folder = paths.artifacts_dir() / name
+    try:
+        found = read_json(folder / "manifest.json")
+    except (FileNotFoundError, RunError):
+        return None
+    if _identity(found) != _identity(settings):
+        raise RunError(
+            f"run {name!r} was made with {_described(found)}, not {_described(settings)}; "
+            f"choose another name with --run, or remove {folder}"
+        )
+    return found
+
+
 def start(name: str, *, profile: str, seed: int, provenance: dict[str, Any]) -> Run:
     """Open the run called ``name``, creating its manifest (notebook 01 introduces it).
 
@@ -347,16 +376,9 @@ def start(name: str, *, profile: str, seed: int, provenance: dict[str, Any]) -> 
     folder = paths.artifacts_dir() / name
     settings = {"profile": profile, "seed": seed, "data": provenance}
     path = folder / "manifest.json"
-    try:
-        found = read_json(path) if path.is_file() else None
-    except RunError:  # each finished stage still says by itself what it was made with
+    found = known(name, settings)
+    if found is None and path.is_file():  # each finished stage says what it was made with
         print(f"{path} is damaged and written anew")
-        found = None
-    if found and _identity(found) != _identity(settings):
-        raise RunError(
-            f"run {name!r} was made with {_described(found)}, not {_described(settings)}; "
-            f"choose another name with --run, or remove {folder}"
-        )
     manifest = (found or {}) | settings
     manifest |= {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

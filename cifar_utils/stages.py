@@ -38,7 +38,7 @@ def reasons(stage: runs.Stage, values: dict[str, Any]) -> list[str]:
     """
     record = stage.finished()
     if record is None:
-        if (stage.backup / "attempt.json").is_file():
+        if stage.under_way:
             return ["it was interrupted; it goes on where it was"]
         return ["it has not finished yet"]
     if "facts" not in record:

@@ -55,7 +55,7 @@ def test_help_names_every_option_of_run(capsys):
         cli.main(["run", "--help"])
     text = capsys.readouterr().out
     options = ("--from", "--profile", "--data", "--seed", "--run", "--set", "--devices", "--fresh")
-    options += ("--seeds", "--params", "--explain", "--keep-going", "--cell-timeout", "--gpu")
+    options += ("--grid", "--params", "--explain", "--keep-going", "--cell-timeout", "--gpu")
     assert all(option in text for option in (*options, "--jobs", "--memory", "STAGE"))
 
 
@@ -72,8 +72,14 @@ def test_help_names_every_option_of_run(capsys):
         (["run", "--seed", "-1"], "expected 0 to 4294967295"),
         (["run", "--devices", "0"], "--devices 0: expected a number from 1"),
         (["run", "--run", "../x"], "run name '../x' is not usable"),
-        (["run", "--seeds", "0-x"], "expected such as 0-4 or 0,2,7"),
-        (["run", "--seeds", "1,1"], "expected numbers that differ"),
+        (["run", "--grid", "SEED"], "--grid SEED: expected NAME=VALUES, such as SEED=0..4"),
+        (["run", "--grid", "SEED=0..x"], "SEED=0..x: expected an integer"),
+        (["run", "--grid", "SEED=0..4,2"], "--grid SEED=0..4,2: expected values that differ"),
+        (["run", "--grid", "SEED=0..1", "--seed", "1"], "SEED has one value already"),
+        (["run", "--grid", "EPOCHS=1", "--set", "EPOCHS=2"], "EPOCHS has one value already"),
+        (["run", "--grid", "EPOCHS=1", "--grid", "EPOCHS=2"], "values of EPOCHS in one --grid"),
+        (["run", "--grid", "EPOCHS=1", "--grid", "EPOCH=2"], "did you mean 'EPOCHS'?"),
+        (["run", "--grid", "PROFILE=cpu,gpu"], "use --profile cpu"),
         (["run", "--jobs", "0"], "--jobs 0: expected a number above 0"),
         (["run", "--memory", "-1"], "--memory -1: expected a number above 0"),
         (["run", "--cell-timeout", "1d"], "expected such as 90, 30m or 2h"),
@@ -99,7 +105,7 @@ def test_what_is_wrong_on_the_command_line_is_refused(root, capsys, arguments, e
         [],
         ["data"],
         ["results", "--seed", "1"],
-        ["run", "--seed", "1", "--seeds", "1,2"],
+        ["run", "--seeds", "1,2"],
         ["runs"],
     ],
 )
@@ -193,6 +199,72 @@ def test_explain_says_why_and_runs_nothing(root, capsys):
     assert not (root / "artifacts" / "mine" / "01_first").exists()
 
 
+def test_a_grid_is_explained_run_and_summed_up_on_validation(root, capsys):
+    # The rate decides, more of it is better, and stage 03 has it alone.
+    own = tiny_course.PARAMETERS.replace("RATE = 0.5\n", "")
+    tiny_course.write(root, "01_first", "RATE = 1", parameters=own)
+    body = (
+        "plain = dict\n"
+        "def dict(*found, **fields):\n"
+        "    if 'accuracy' in fields:\n"
+        "        fields['accuracy'] = RATE + SEED / 100\n"
+        "    return plain(*found, **fields)"
+    )
+    tiny_course.write(root, "03_third", body)
+    grid = ["run", "1", "3", "--grid", "RATE=0.4,0.6", "--grid", "SEED=0..1"]
+    assert cli.main([*grid, "--explain"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == [
+        "4 runs, each with all stages asked for",
+        "01_first does not depend on RATE, but runs for each value",
+        "smoke-synthetic-seed0-rate0.4/01_first  would run",
+    ]
+    assert not (root / "artifacts").exists()
+
+    assert cli.main([*grid, "--jobs", "2"]) == 0
+    out = capsys.readouterr().out
+    rows = [row for row in _rows(out) if row[0].startswith("03_third")]
+    assert [row[1] for row in rows[:4]] == [
+        f"smoke-synthetic-seed{seed}-rate{rate}" for rate in (0.6, 0.4) for seed in (1, 0)
+    ]
+    assert [row[:3] for row in rows[4:6]] == [
+        ["03_third", f"RATE={rate}", "validation"] for rate in (0.6, 0.4)
+    ]
+    assert rows[4][-3:-1] == ["2", "60.50"]
+    gaps = {tuple(row[:2]): row[-2] for row in rows[6:]}
+    assert gaps.keys() == {
+        ("03_third RATE=0.6", name) for name in ("01_first", "03_third RATE=0.4")
+    }
+    assert gaps["03_third RATE=0.6", "03_third RATE=0.4"] == "+20.00"
+    assert out.count("report: ") == 4
+
+    for folder in (root / "artifacts").iterdir():
+        row = json.loads((folder / "03_third" / "metrics.json").read_text()) | {"split": "test"}
+        runs.write_json(folder / "03_third" / "leaderboard.json", [row])
+    assert cli.main(grid) == 0
+    out = capsys.readouterr().out
+    assert "1,000 test images" not in out and not any("test" in row for row in _rows(out))
+    names = [path.name for path in (root / "artifacts").iterdir()]
+    assert cli.main(["results", *names]) == 0
+    out = capsys.readouterr().out
+    assert "1,000 test images" in out and any(
+        row[1:3] == ["RATE=0.6", "test"] for row in _rows(out)
+    )
+
+
+def test_seeds_of_a_file_give_way_to_options(root, tmp_path, capsys):
+    path = tmp_path / "run.yaml"
+    path.write_text("stages: [3]\ngrid: {SEED: 0..1, SIZES: [[8], [16, 32]]}")
+    assert cli.main(["run", "--params", str(path), "--explain"]) == 0
+    found = re.findall("seed.*(?=/03)", capsys.readouterr().out)
+    assert [name.partition("-sizes")[0] for name in found] == ["seed0", "seed0", "seed1", "seed1"]
+    assert len(set(found)) == 4
+    only = ["run", "--params", str(path), "--seed", "5", "--set", "SIZES=[8]", "--run", "mine"]
+    assert cli.main(only) == 0
+    assert [folder.name for folder in (root / "artifacts").iterdir()] == ["mine"]
+    assert json.loads((root / "artifacts" / "mine" / "manifest.json").read_text())["seed"] == 5
+
+
 def test_runs_are_listed_shown_and_removed_only_after_a_yes(root, capsys, monkeypatch):
     assert cli.main(["runs", "list"]) == 0
     assert "no runs yet" in capsys.readouterr().out
@@ -226,10 +298,6 @@ def test_runs_are_listed_shown_and_removed_only_after_a_yes(root, capsys, monkey
 )
 def test_times(text, expected):
     assert cli._seconds(text) == expected
-
-
-def test_seeds():
-    assert cli._numbers("0-2,7") == [0, 1, 2, 7]
 
 
 def test_control_c_before_the_first_stage(root, monkeypatch, capsys):

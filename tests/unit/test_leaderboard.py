@@ -112,6 +112,51 @@ def test_trainings_are_compared_seed_by_seed(make):
     assert gap.difference == pytest.approx((0.04, low, high))
 
 
+def test_settings_tell_trainings_of_a_stage_apart(make):
+    scores = {("3", 0.1): 0.6, ("5", 0.1): 0.7, ("5", 0.2): 0.8}
+    opened = []
+    for number, ((epochs, rate), score) in enumerate(scores.items()):
+        for seed in (0, 1):
+            name, value = f"r{number}-{seed}", score + seed / 50
+            first = {"EPOCHS": epochs, "RATE": rate, "WIDTH": 7}
+            opened.append(make(name, value, seed, settings=first, split="validation"))
+            make(name, 1 - value, seed, "03_augmentation", {"EPOCHS": epochs}, split="validation")
+            make(name, 0.1, seed, "04_resnet50_frozen", {"EPOCHS": 1}, split="validation")
+    found = leaderboard.over_seeds(opened)
+    assert [row[:2] for row in found] == [
+        *[("02_baseline_cnn", f"EPOCHS={e} RATE={r}") for e, r in reversed(scores)],
+        *[("03_augmentation", f"EPOCHS={e} RATE={r}") for e, r in scores],
+        ("04_resnet50_frozen", ""),
+    ]
+    assert found[0].accuracy.value == pytest.approx(0.81)
+    gaps = leaderboard.gaps_over_seeds(opened)
+    assert {gap.best for gap in gaps} == {"02_baseline_cnn EPOCHS=5 RATE=0.2"}
+    assert len(gaps) == 6
+    (closest,) = (gap for gap in gaps if gap.other == "02_baseline_cnn EPOCHS=5 RATE=0.1")
+    assert closest.difference == pytest.approx((0.1, 0.1, 0.1))
+
+
+def test_settings_that_stages_do_not_share_have_their_numbers(make):
+    opened = []
+    for number, (first, second) in enumerate([(3, 3), (3, 5), (5, 5)]):
+        for seed in (0, 1):
+            run = make(f"r{number}-{seed}", 0.5, seed, settings={"EPOCHS": first})
+            make(run.name, 0.5 + number / 10, seed, "03_augmentation", {"EPOCHS": second})
+            opened.append(run)
+    found = [row.settings for row in leaderboard.over_seeds(opened) if row.stage[:2] == "03"]
+    assert found == ["EPOCHS=5", "02.EPOCHS=3 03.EPOCHS=5", "EPOCHS=3"]
+
+
+def test_settings_are_not_chosen_by_the_test_set(make):
+    opened = [
+        make(f"e{epochs}-{seed}", 0.5 + seed / 50, seed, settings={"EPOCHS": epochs})
+        for epochs in (3, 5)
+        for seed in (0, 1)
+    ]
+    assert len(leaderboard.over_seeds(opened)) == 2
+    assert leaderboard.gaps_over_seeds(opened) == []
+
+
 @pytest.fixture
 def two(tmp_path, monkeypatch):
     monkeypatch.setenv("CIFAR_UTILS_ARTIFACTS_DIR", str(tmp_path))

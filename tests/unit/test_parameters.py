@@ -151,14 +151,16 @@ def test_what_a_file_may_not_say_of_parameters(root, filed, expected):
 
 def test_a_file_of_settings(tmp_path):
     path = tmp_path / "run.yaml"
-    path.write_text("profile: cpu\nstages: [02, baseline_cnn]\nseeds: [0, 1]\nparameters: {A: 1}")
+    path.write_text(
+        "profile: cpu\nstages: [02, baseline_cnn]\ngrid: {SEED: 0..1}\nparameters: {A: 1}"
+    )
     assert parameters.read(path) == parameters.Filed(
-        ["2", "baseline_cnn"], "cpu", None, [0, 1], None, {"A": 1}
+        ["2", "baseline_cnn"], "cpu", None, None, {"SEED": "0..1"}, None, {"A": 1}
     )
     path.write_text("seed: 4")
-    assert parameters.read(path).seeds == [4]
+    assert parameters.read(path).seed == 4
     path.write_text("")
-    assert parameters.read(path) == parameters.Filed(None, None, None, None, None, {})
+    assert parameters.read(path) == parameters.Filed(None, None, None, None, {}, None, {})
 
 
 @pytest.mark.parametrize(
@@ -167,8 +169,11 @@ def test_a_file_of_settings(tmp_path):
         ("profil: cpu", "unknown field 'profil'; did you mean 'profile'"),
         ("seed: one", "seed is 'one'; expected such as seed: 0"),
         ("seed: true", "seed is True"),
-        ("seeds: [0, x]", "expected such as seeds"),
-        ("seed: 1\nseeds: [1]", "either seed or seeds"),
+        ("seeds: [0, 1]", "unknown field 'seeds'; did you mean 'seed'"),
+        ("grid: [0, 1]", "expected such as grid: {SEED: 0..4}"),
+        ("seed: 1\ngrid: {SEED: 0..1}", "give SEED either one value or a grid"),
+        ("parameters: {A: 1}\ngrid: {A: 1}", "give A either"),
+        ("parameters: {02: {A: 1}}\ngrid: {A: 1}", "give A either"),
         ("stages: 02", "expected such as stages"),
         ("parameters: [1]", "expected such as parameters"),
         ("- a", "expected lines such as 'profile: cpu'"),

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,12 +24,14 @@ from cifar_utils import (
     pipeline,
     progress,
     report,
+    reruns,
     runs,
     stages,
 )
 from cifar_utils.errors import (
     CellError,
     CellTimeoutError,
+    CifarUtilsError,
     DiskFullError,
     KernelDiedError,
     MemoryRanOutError,
@@ -507,6 +510,7 @@ def test_the_resume_command_names_what_is_left(stage, root):
         jobs=2,
         gpu=True,
         cell_seconds=90,
+        memory=2_500_000_000,
         keep_going=True,
         settings=("EPOCHS=1", "WORD=x"),
         file="a file.yaml",
@@ -515,7 +519,7 @@ def test_the_resume_command_names_what_is_left(stage, root):
     options = stage.run.options()
     assert plan.command(["02_second", "03_third"]) == (
         f"cifar run --from 02 {options} --params 'a file.yaml' --set EPOCHS=1 --cell-timeout 90 "
-        "--jobs 2 --gpu --keep-going"
+        "--jobs 2 --memory 2.5 --gpu --keep-going"
     )
     assert plan.command(["02_second"]).startswith(f"cifar run 02 {options}")
     again = pipeline._Plan(stage.run, request(repeats="other"), {})
@@ -705,7 +709,7 @@ def overlap(one, other):
 
 def test_independent_stages_and_seeds_run_side_by_side(clock, monkeypatch):
     cores = sorted(os.sched_getaffinity(0))
-    log = run(["1", "3"], jobs=2, seeds=(0, 1), name="both")
+    log = run(["1", "3"], jobs=2, grid={"SEED": "0..1"}, name="both")
     assert "[4/4] " in log and "both-seed1/03_third  " in log
     when = {
         (seed, stage): json.loads((clock / f"both-seed{seed}" / stage / "when.json").read_text())
@@ -720,6 +724,99 @@ def test_independent_stages_and_seeds_run_side_by_side(clock, monkeypatch):
         }
     for seed in (0, 1):
         assert runs.load(f"both-seed{seed}").manifest["seed"] == seed
+
+
+GRID = {"SEED": "0..1", "EPOCHS": "3,4"}
+ASKED = "--profile smoke --data synthetic --grid SEED=0..1 --grid EPOCHS=3,4"
+
+
+def manifests(root):
+    return {path.parent.name for path in (root / "artifacts").glob("*/manifest.json")}
+
+
+def test_a_grid_is_a_run_for_each_combination_and_goes_on_as_one(root):
+    tiny_course.write(root, "02_second", "if (SEED, EPOCHS) == (1, 3):\n    raise KeyError('lost')")
+    message = fails(["1", "2"], grid=GRID, keep_going=True)
+    names = {f"smoke-synthetic-seed{seed}-epochs{epochs}" for seed in (0, 1) for epochs in (3, 4)}
+    assert manifests(root) == names
+    assert message.endswith(f"go on with: cifar run 01 02 {ASKED} --keep-going")
+    assert message.count("go on with") == 1
+    for name in names:
+        facts = root / "artifacts" / name / "01_first" / "facts.json"
+        assert json.loads(facts.read_text())["given"][0] == int(name[-1])
+        assert runs.load(name).manifest["seed"] == int(name[len("smoke-synthetic-seed")])
+    left = [each[:2] for each in pipeline.explain(request(["1", "2"], grid=GRID)) if each.reasons]
+    assert left == [("smoke-synthetic-seed1-epochs3", "02_second")]
+    tiny_course.write(root, "02_second", "mended = True")
+    log = run(["1"], grid=dict(reversed(GRID.items())))
+    assert log.count("01_first  already finished") == 4
+    again = reruns.request("smoke-synthetic-seed1-epochs4")
+    assert (again.seed, again.grid) == (1, {})
+    assert again.parameters == {"01_first": {"EPOCHS": 4}, "02_second": {"EPOCHS": 4}}
+
+
+def test_a_grid_of_stages_whose_upstream_is_missing_names_them_too(root):
+    message = fails(["2"], grid=GRID, name="mine")
+    assert "02_second builds on 01_first, not finished in run 'mine-seed0-epochs3'; run " in message
+    options = ASKED.replace("--grid", "--run mine --grid", 1)
+    assert message.endswith(f"in all of them, too, with: cifar run 01 02 {options}")
+
+
+def wrong_value(root, monkeypatch):
+    return {"EPOCHS": "3,x"}, "EPOCHS=x: expected an integer"
+
+
+def seed_out_of_range(root, monkeypatch):
+    return {"SEED": "0,-1"}, "seed -1 is out of range"
+
+
+def last_run_has_other_images(root, monkeypatch):
+    images = tiny_course.PROVENANCE | {"fingerprint": "e" * 64}
+    runs.start("auto", profile="smoke", seed=1, provenance=images)
+    return {"SEED": "0..1"}, "seed1' was made with"
+
+
+def disk_has_room_for_one(root, monkeypatch):
+    free = shutil.disk_usage(root)._replace(free=3 * housekeeping.ROOM["smoke"])
+    monkeypatch.setattr(housekeeping.shutil, "disk_usage", lambda path: free)
+    run(["1"], name="one-fits")
+    shutil.rmtree(root / "artifacts" / "one-fits")
+    return {"SEED": "0..9"}, "free some"
+
+
+@pytest.mark.parametrize(
+    "arrange", [wrong_value, seed_out_of_range, last_run_has_other_images, disk_has_room_for_one]
+)
+def test_what_is_wrong_with_one_combination_is_refused_before_any_runs(root, monkeypatch, arrange):
+    grid, expected = arrange(root, monkeypatch)
+    before = manifests(root)
+    with pytest.raises(CifarUtilsError, match=expected):
+        run(["1"], grid=grid)
+    assert manifests(root) == before
+
+
+def test_little_memory_runs_combinations_one_at_a_time(clock):
+    run(["1"], jobs=2, memory=1, grid={"EPOCHS": "3,4"})
+    when = [json.loads(path.read_text()) for path in clock.glob("*/01_first/when.json")]
+    assert len(when) == 2 and not overlap(*when)
+
+
+def test_control_c_stops_a_grid_which_the_same_command_finishes(root):
+    grid = ["--grid", "SEED=0..1", "--grid", "EPOCHS=3,4"]
+    started, kernel = _start(root, "1", "2", *grid, "--jobs", "2")
+    for _ in range(2):
+        started.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+    _, errors = started.communicate(timeout=60)
+    assert started.returncode == 130
+    assert errors.endswith(f"\ngo on with: cifar run 01 02 {ASKED} --jobs 2\n")
+    assert _gone(kernel)
+    tiny_course.write(root, "02_second")
+    command = [sys.executable, tiny_course.__file__, str(root), *errors.split("cifar ")[-1].split()]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stderr
+    assert "already finished" in finished.stdout
+    assert not any(each.reasons for each in pipeline.explain(request(["1", "2"], grid=GRID)))
 
 
 def test_little_memory_runs_one_at_a_time(clock):

@@ -110,6 +110,12 @@ def test_notebooks_run_by_hand_have_a_verdict_and_cards_too(run):
     assert (run.stage("02").folder / "MODEL_CARD.md").is_file()
 
 
+def test_a_stage_that_still_runs_beside_others_gets_no_card_among_its_files(run):
+    runs.write_json(run.stage("02").backup / "attempt.json", {})
+    report.write(run)
+    assert not (run.stage("02").folder / "MODEL_CARD.md").exists()
+
+
 def test_what_would_stay_as_it_is_is_not_written_again(run):
     paths = report.write(run), run.stage("02").folder / "MODEL_CARD.md"
     before = [path.stat().st_mtime_ns for path in paths]
