@@ -26,7 +26,8 @@ TOOLS := $(RUNTIME)-test
 OTHERS := $(filter-out $(RUNTIME) $(TOOLS),$(wildcard .venv/.installed-*))
 
 NBVAL := --nbval-lax --nbval-current-env
-SIDE_BY_SIDE := -n 2 --dist loadscope
+# In the order in which they are found: the whole course, the longest, is among the first.
+SIDE_BY_SIDE := -n 2 --dist loadscope --no-loadscope-reorder
 
 # What other environments run: the versions they have, a few tests, a notebook that trains.
 SHOW_VERSIONS := from cifar_utils import runtime; print(runtime.versions())

@@ -238,10 +238,11 @@ class Case:
 def _where(course: Course) -> str:
     """Return where a run is: the stage, and how many epochs and cells its events tell of."""
     try:
-        lines = (course.folder / "events.jsonl").read_text().splitlines()
+        text = (course.folder / "events.jsonl").read_text()
     except OSError:
         return "start"
-    events = [json.loads(line) for line in lines]
+    whole, _, _ = text.rpartition("\n")  # of the last line only a part may be there yet
+    events = [json.loads(line) for line in whole.splitlines()]
     event = [event for event in events if event["event"] != "held"][-1]
     kind = {"epoch": "training", "run": "start"}.get(event["event"], event["event"])
     return f"{event.get('stage', '')[:2]} {kind}".strip()

@@ -1,5 +1,6 @@
 """How far a run is: one stream of events, for a file, for a log and for a table in a terminal."""
 
+import io
 import json
 import os
 import re
@@ -7,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -66,11 +67,19 @@ class File:
         if event["event"] in ("line", "memory", "note"):
             return
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        try:
-            with self._path.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps({"time": now, **event}) + "\n")
-        except OSError:
-            return
+        line = json.dumps({"time": now, **event}) + "\n"
+        with suppress(OSError), self._path.open("a+b", buffering=0) as stream:
+            _cut_half_line(stream)
+            stream.write(line.encode())
+
+
+def _cut_half_line(stream: io.FileIO) -> None:
+    """Remove what a kill or a full disk left of a last line, or the next would be part of it."""
+    end = stream.seek(0, os.SEEK_END)
+    stream.seek(max(0, end - 1))
+    if stream.read() not in (b"", b"\n"):
+        stream.seek(0)
+        stream.truncate(stream.read().rfind(b"\n") + 1)
 
 
 class Lines:

@@ -23,6 +23,15 @@ def test_a_file_that_cannot_be_written_stops_nothing(tmp_path):
     File(tmp_path / "missing" / "events.jsonl").take({"event": "stage"})
 
 
+@pytest.mark.parametrize("left", ["", '{"event": "first"}\n'])
+def test_half_a_line_is_gone_before_the_next(tmp_path, left):
+    path = tmp_path / "events.jsonl"
+    path.write_text(left + '{"time": "2026-')
+    File(path).take({"event": "stage"})
+    events = [json.loads(line)["event"] for line in path.read_text().splitlines()]
+    assert events == ["first"] * bool(left) + ["stage"]
+
+
 def test_events_of_a_run_go_to_its_own_file(tmp_path):
     files = {name: tmp_path / name for name in ("a", "b")}
     board = Board(2, several=True, runs=True, files=files)
