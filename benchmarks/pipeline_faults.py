@@ -481,7 +481,7 @@ def overhead() -> None:
             "TF_CPP_MIN_LOG_LEVEL": "2",
         }
         course = paths.notebooks_dir()
-        for folder, repeats in ((Path(home, "notebooks"), 9), (course, 2)):
+        for folder, repeats in ((Path(home, "notebooks"), 9), (course, 4)):
             paths.notebooks_dir = lambda folder=folder: folder
             path = folder / f"{STAGES[0]}.ipynb"
             if folder != course:

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+import time
 import zipfile
 import zlib
 from pathlib import Path
@@ -12,9 +13,12 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
-from cifar_utils import models, paths, recipes
+from cifar_utils import models, paths, recipes, supervision
 from cifar_utils.data import Split
 from cifar_utils.errors import RunError
+
+SPARED = 20
+"""How many times as long as writing a state took no other is written: a twentieth is its share."""
 
 
 class Part(Protocol):
@@ -58,7 +62,9 @@ def fingerprint(
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Writes the state after every epoch to one file, whole or not at all, and reads it again.
+    """Writes the state after an epoch to one file, whole or not at all, and reads it again.
+
+    After every epoch, that is, unless epochs are so short that writing would slow them down.
 
     The file has the variables of the model (statistics and the state of dropout's random numbers
     included) and of the optimizer, the state of the parts, and the fingerprint. Batches need no
@@ -74,12 +80,21 @@ class Checkpoint(keras.callbacks.Callback):
         super().__init__()
         self._path = folder / "training.npz"
         self._identity, self._parts = identity, parts
+        self._due = 0.0
 
     def _variables(self, model: keras.Model) -> dict[str, list[keras.Variable]]:
         return {"model": model.variables, "optimizer": model.optimizer.variables}
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Write the state."""
+        """Write the state if it is time, or if there is no other epoch."""
+        ends = epoch + 1 == self.params["epochs"] or self.model.stop_training
+        started = time.monotonic()
+        if started >= self._due or ends or supervision.stop_asked():
+            self._write(epoch + 1)
+            now = time.monotonic()
+            self._due = now + SPARED * (now - started)
+
+    def _write(self, epochs: int) -> None:
         arrays = {
             f"{name}/{index}": variable.numpy()
             for name, variables in self._variables(self.model).items()
@@ -89,7 +104,7 @@ class Checkpoint(keras.callbacks.Callback):
             arrays |= {f"{name}/{index}": array for index, array in enumerate(part.arrays())}
         about = {
             "identity": self._identity,
-            "epochs": epoch + 1,
+            "epochs": epochs,
             "parts": {name: part.numbers() for name, part in self._parts.items()},
         }
         with paths.atomic(self._path) as partial:

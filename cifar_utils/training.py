@@ -193,7 +193,7 @@ def fit(
         validation: What to judge each epoch by, never learned from; may be None.
         recipe: How.
         seed: Order of the images and augmentation.
-        backup: Folder of its own for the state after each epoch. A training that was killed goes on
+        backup: Folder of its own for the state after an epoch. A training that was killed goes on
             from there when it is started again in the same way; it is gone after the last epoch,
             but where ``cifar run`` runs the notebook, only once that has ended.
         keep_backup: Whether it stays there in any case, so that a training that is done can be had

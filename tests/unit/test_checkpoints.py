@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 
-from cifar_utils import recipes, supervision, training
+from cifar_utils import checkpoints, recipes, supervision, training
 from cifar_utils.errors import RunError
 from tests.unit.trainable import coloured, small_network
 
@@ -78,6 +78,7 @@ def test_a_killed_training_ends_as_one_left_alone(name, step, tmp_path, capsys):
     folder = tmp_path / "backup"
     code = (
         "import sys, pathlib; from tests.unit import test_checkpoints as t; "
+        "t.checkpoints.SPARED = 0; "
         "t.train(sys.argv[1], pathlib.Path(sys.argv[2]), [t.Kill(int(sys.argv[3]))])"
     )
     command = [sys.executable, "-c", code, name, str(folder), str(step)]
@@ -195,6 +196,27 @@ def test_the_state_is_read_without_pickle_and_says_what_it_is_of(tmp_path):
     assert groups == {"about", "model", "optimizer", "averaging", "stopping"}
     assert about["identity"]["recipe.averaging"] == "'lookahead'"
     assert about["epochs"] == 1
+
+
+@pytest.mark.parametrize(("spared", "kept"), [(0, 2), (1e9, 1)])
+def test_writing_the_state_takes_a_small_share_of_the_time(
+    tmp_path, monkeypatch, capsys, spared, kept
+):
+    monkeypatch.setattr(checkpoints, "SPARED", spared)
+    history, _ = train("plain")
+    interrupted(tmp_path, epochs=2)
+    resumed, _ = train("plain", tmp_path)
+    assert f"goes on after epoch {kept}," in capsys.readouterr().out
+    assert resumed.equals(history)
+
+
+def test_the_state_of_the_last_epoch_is_kept_however_short_it_was(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(checkpoints, "SPARED", 1e9)
+    (tmp_path / "place").mkdir()
+    monkeypatch.setenv(supervision.VARIABLE, str(tmp_path / "place"))
+    train("plain", tmp_path / "backup")
+    train("plain", tmp_path / "backup")
+    assert f"goes on after epoch {EPOCHS}," in capsys.readouterr().out
 
 
 def test_a_folder_with_other_files_survives(tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cifar_utils import experiments, plots, supervision, training
+from cifar_utils import checkpoints, experiments, plots, supervision, training
 from cifar_utils.errors import DivergedError, ParameterError
 from cifar_utils.evaluation import Interval
 from cifar_utils.recipes import Recipe
@@ -194,6 +194,7 @@ def test_a_comparison_under_the_pipeline_goes_on_after_its_last_epoch(
 ):
     place, backup = tmp_path / "place", tmp_path / "backup"
     place.mkdir()
+    monkeypatch.setattr(checkpoints, "SPARED", 0)
     variants = {
         "one: a": (small_model, LONG),
         "two": (small_model, LONG),
