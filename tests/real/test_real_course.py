@@ -18,7 +18,7 @@ def run_folder(real_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     folder = tmp_path_factory.mktemp("real course")
     command = [Path(sys.executable).with_name("cifar"), "run", "--profile", "smoke"]
     done = subprocess.run(
-        [*command, "--data", str(real_folder), "--run", "real"],
+        [*command, "--data", str(real_folder), "--run", "real", "--jobs", "2"],
         capture_output=True,
         text=True,
         env=os.environ
