@@ -70,7 +70,7 @@ jax: export KERAS_BACKEND := jax
 jax: build/jax/.installed
 	build/jax/bin/python -c "$(SHOW_VERSIONS); import keras; assert keras.backend.backend() == 'jax'"
 	! build/jax/bin/python -c "import tensorflow" 2>/dev/null
-	build/jax/bin/pytest --disable-warnings $(SIDE_BY_SIDE) -k "not mixed_" $(FEW_TESTS)
+	build/jax/bin/pytest --disable-warnings $(SIDE_BY_SIDE) $(FEW_TESTS)
 	build/jax/bin/pytest $(ONE_NOTEBOOK)
 
 colab: $(TOOLS) ## every notebook as in a fresh Colab: its packages, and what the setup cell installs
