@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import json
 import os
-import resource
 import statistics
 import sys
 
@@ -57,10 +56,9 @@ def measure(backend: str, devices: int, cores: int, batch: int) -> dict[str, flo
     recipe = recipes.Recipe(EPOCHS, batch_size=batch)
     with contextlib.redirect_stdout(sys.stderr):
         history = training.fit(model, train, None, recipe, seed=0).history
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return {
         "images_per_second": IMAGES / statistics.median(history["seconds"][1:]),
-        "peak_memory_gib": round(peak, 2),
+        "peak_memory_gib": sides.peak_memory(),
     }
 
 

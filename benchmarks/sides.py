@@ -1,8 +1,14 @@
 """Commands that measure themselves, side by side."""
 
 import json
+import resource
 import statistics
 import subprocess
+
+
+def peak_memory() -> float:
+    """Return the most memory that this process has had so far, in GiB."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
 
 
 def print_rates(commands: dict[str, list[str]], reference: str, rounds: int) -> None:

@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import dataclasses
 import json
-import resource
 import statistics
 import sys
 import time
@@ -166,8 +165,7 @@ def main() -> None:
         found = measure_step(options.kind, options.batch)
     else:
         found = measure_fit(options.folder, options.recipe, options.epochs, options.seed)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(json.dumps({**found, "peak_memory_gib": round(peak, 2)}))
+    print(json.dumps({**found, "peak_memory_gib": sides.peak_memory()}))
 
 
 if __name__ == "__main__":

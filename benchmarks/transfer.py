@@ -24,7 +24,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -71,11 +70,6 @@ KINDS = {
     },
 }
 BATCH = {"features": 250, "finetune": 64}
-
-
-def peak_memory() -> float:
-    """Return the most memory that this process has had so far, in GiB."""
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
 
 
 STEPS = 8
@@ -228,14 +222,14 @@ def extract(folder: str, images: int, size: int) -> None:
     """Print images a second and peak memory of ``features.extract``."""
     session = runtime.start(0)
     train = data.load(folder).train
-    before = peak_memory()
+    before = sides.peak_memory()
     with tempfile.TemporaryDirectory() as cache:
         os.environ["CIFAR_UTILS_DATA_DIR"] = cache
         extractor = pretrained.extractor(pretrained.resolve(), size)
         found = features.extract(extractor, train.images[:images])
     print(
         f"{session}; {size} px: {images / found.seconds:,.0f} images a second, peak memory "
-        f"{peak_memory()} GiB ({before} GiB before)"
+        f"{sides.peak_memory()} GiB ({before} GiB before)"
     )
 
 
@@ -329,7 +323,7 @@ def main() -> None:
     elif options.command == "one":
         measure = {"features": measure_features, "finetune": measure_finetune}[options.what]
         found = measure(options.kind, options.size, options.batch)
-        print(json.dumps({**found, "peak_memory_gib": peak_memory()}))
+        print(json.dumps({**found, "peak_memory_gib": sides.peak_memory()}))
     else:
         compare(options.command, options.torch, options.rounds, options.size, options.batch)
 
