@@ -17,8 +17,8 @@ import tensorflow
 
 from cifar_utils import fused, runtime
 
-SHAPES = ((15, 64), (15, 256), (7, 256), (3, 256))
-"""Sides and channels of the feature maps of ``fast_cnn``."""
+SHAPES = ((15, 64), (15, 256), (7, 256), (3, 256), (2, 512), (1, 512))
+"""Sides and channels of feature maps of ``fast_cnn``, then of ResNet50 at 64 and 32 pixels."""
 
 
 def stepper(layer: keras.layers.Layer, inputs: tensorflow.Tensor) -> Callable[[], None]:

@@ -41,15 +41,16 @@ def test_frozen_batch_normalization_keeps_its_statistics():
     np.testing.assert_array_equal(np.asarray(layer.moving_mean), 0)
 
 
-@pytest.mark.parametrize("side", [3, 7, 12])
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("side", [1, 2, 3, 7, 12])
 @pytest.mark.parametrize("images", [3, 10])
-def test_convolution_trains_as_the_built_in_one(side, images):
+def test_convolution_trains_as_the_built_in_one(size, side, images):
     inputs = GENERATOR.normal(size=(images, side, side, 6)).astype("float32")
     targets = GENERATOR.normal(size=(images, side, side, 4)).astype("float32")
     options = {"padding": "same", "use_bias": False}
 
     def layers(kind):
-        return lambda: [kind(6, 3, **options), keras.layers.ReLU(), kind(4, 3, **options)]
+        return lambda: [kind(6, size, **options), keras.layers.ReLU(), kind(4, size, **options)]
 
     ours = steps(layers(fused.Conv2D), inputs, targets)
     theirs = steps(layers(keras.layers.Conv2D), inputs, targets)
