@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from cifar_utils import ensemble, evaluation, models, training
+from cifar_utils import ensemble, evaluation, models, normalization, training
 from cifar_utils.data import Split
 from cifar_utils.errors import ParameterError
 from cifar_utils.recipes import Recipe
@@ -269,34 +269,6 @@ def compared(ways: Mapping[str, Members], validation: Split) -> pd.DataFrame:
     return table
 
 
-def refresh_statistics(model: keras.Model, images: np.ndarray, batch_size: int = 500) -> None:
-    """Compute the statistics of trainable batch normalisation anew, in place (notebook 08).
-
-    They are the means over batches, each layer seeing what the layers below it give in training.
-    Layers that are not trainable keep theirs; a model without trainable ones stays as it is.
-
-    Args:
-        model: From uint8 ``(N, 32, 32, 3)`` images.
-        images: uint8 ``(N, 32, 32, 3)``, training images.
-        batch_size: Images at a time.
-    """
-    normalizations = [
-        layer
-        for layer in training.all_layers(model)
-        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
-    ]
-    if not normalizations:
-        return
-    momenta = [layer.momentum for layer in normalizations]
-    parts = -(-len(images) // batch_size)
-    for count, part in enumerate(np.array_split(np.arange(len(images)), parts), start=1):
-        for layer in normalizations:
-            layer.momentum = (count - 1) / count  # which makes a plain mean of a moving one
-        model(images[part], training=True)
-    for layer, momentum in zip(normalizations, momenta, strict=True):
-        layer.momentum = momentum
-
-
 def soup(ingredients: Sequence[keras.Model], images: np.ndarray) -> keras.Model:
     """Return one network with the mean of several networks' weights (notebook 08 introduces it).
 
@@ -306,7 +278,7 @@ def soup(ingredients: Sequence[keras.Model], images: np.ndarray) -> keras.Model:
 
     Args:
         ingredients: Networks of one architecture.
-        images: uint8 ``(N, 32, 32, 3)`` training images, see ``refresh_statistics``.
+        images: uint8 ``(N, 32, 32, 3)`` training images, see ``normalization.refresh``.
 
     Raises:
         ParameterError: There are none, or they are built differently.
@@ -318,7 +290,7 @@ def soup(ingredients: Sequence[keras.Model], images: np.ndarray) -> keras.Model:
     weights = zip(*(each.get_weights() for each in ingredients), strict=True)
     mixed.set_weights([np.mean(each, axis=0).astype(each[0].dtype) for each in weights])
     if len(ingredients) > 1:
-        refresh_statistics(mixed, images)
+        normalization.refresh(mixed, images)
     return mixed
 
 
@@ -333,7 +305,7 @@ def greedy_soup(
     Args:
         ingredients: Networks of one architecture.
         validation: What to choose by.
-        images: uint8 ``(N, 32, 32, 3)`` training images, see ``refresh_statistics``.
+        images: uint8 ``(N, 32, 32, 3)`` training images, see ``normalization.refresh``.
 
     Returns:
         The soup, and the places of what went in, the best first.

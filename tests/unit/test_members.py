@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cifar_utils import batches, evaluation, members, models, recipes, training
+from cifar_utils import batches, evaluation, members, recipes, training
 from cifar_utils.data import Split
 from cifar_utils.errors import ParameterError
 from tests.unit.trainable import coloured, small_model, small_network
@@ -174,36 +174,6 @@ def test_a_soup_has_the_mean_of_the_weights():
     np.testing.assert_allclose(weights(found), np.mean([weights(p) for p in parts], axis=0), 1e-5)
     same = members.soup([parts[0]] * 2, TRAIN.images)
     np.testing.assert_array_equal(weights(same), weights(parts[0]))
-
-
-def normalization_network(trainable=True):
-    images = keras.Input((32, 32, 3), dtype="uint8")
-    x = keras.layers.Rescaling(1 / 255)(images)
-    x = keras.layers.Conv2D(4, 3, strides=4)(x)
-    layer = keras.layers.BatchNormalization(name="norm", trainable=trainable)
-    x = keras.layers.GlobalAveragePooling2D()(layer(x))
-    return keras.Model(images, models.logits(x), name="normalised")
-
-
-def test_statistics_are_those_of_the_images_under_the_new_weights():
-    keras.utils.set_random_seed(0)
-    model = normalization_network()
-    layer = model.get_layer("norm")
-    seen = np.asarray(keras.Model(model.input, layer.input)(TRAIN.images))
-    members.refresh_statistics(model, TRAIN.images)
-    np.testing.assert_allclose(layer.moving_mean, seen.mean(axis=(0, 1, 2)), atol=1e-5)
-    np.testing.assert_allclose(layer.moving_variance, seen.var(axis=(0, 1, 2)), atol=1e-5)
-    assert layer.momentum == 0.99
-    # Means over batches of the same size are means over the images.
-    members.refresh_statistics(model, TRAIN.images, batch_size=25)
-    np.testing.assert_allclose(layer.moving_mean, seen.mean(axis=(0, 1, 2)), atol=1e-5)
-
-
-def test_statistics_that_are_not_trainable_stay():
-    model = normalization_network(trainable=False)
-    before = weights(model)
-    members.refresh_statistics(model, TRAIN.images)
-    np.testing.assert_array_equal(weights(model), before)
 
 
 def test_a_greedy_soup_leaves_out_what_hurts():

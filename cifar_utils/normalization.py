@@ -1,0 +1,42 @@
+"""Statistics of batch normalisation, computed anew from other images."""
+
+import keras
+import numpy as np
+
+from cifar_utils import training
+
+
+def refresh(
+    model: keras.Model, images: np.ndarray, batch_size: int = 500, *, frozen: bool = False
+) -> None:
+    """Compute the statistics of batch normalisation anew, in place (notebooks 05 and 08).
+
+    They are the means over batches, each layer seeing what the layers below it give in training.
+    Nothing else changes. On images unlike those that a network was trained on, this is AdaBN (arXiv
+    1603.04779).
+
+    Args:
+        model: From uint8 ``(N, 32, 32, 3)`` images.
+        images: uint8 ``(N, 32, 32, 3)``, training images; their labels are not needed.
+        batch_size: Images at a time.
+        frozen: Whether layers that are not trainable get new statistics as well; they stay frozen.
+            Without such layers to change, a model stays as it is.
+    """
+    layers = [
+        layer
+        for layer in training.all_layers(model)
+        if isinstance(layer, keras.layers.BatchNormalization) and (layer.trainable or frozen)
+    ]
+    if not layers:
+        return
+    usual = [(layer.trainable, layer.momentum) for layer in layers]
+    parts = -(-len(images) // batch_size)
+    try:
+        for count, part in enumerate(np.array_split(np.arange(len(images)), parts), start=1):
+            for layer in layers:
+                # This momentum makes a plain mean of a moving one.
+                layer.trainable, layer.momentum = True, (count - 1) / count
+            model(images[part], training=True)
+    finally:
+        for layer, (trainable, momentum) in zip(layers, usual, strict=True):
+            layer.trainable, layer.momentum = trainable, momentum
