@@ -1,6 +1,6 @@
 """What does it bring, and what does it cost, to divide a training's batches between devices?
 
-usage: python -m benchmarks.devices [--rounds 3] [--batch 256]
+usage: python -m benchmarks.devices [--backends tensorflow jax] [--rounds 3] [--batch 256]
 
 Prints a Markdown table for each backend: images a second of ``training.fit`` with the data
 parallelism of the library on virtual devices, which share the cores of this machine. From one
@@ -18,6 +18,7 @@ import sys
 
 from benchmarks import sides
 
+BACKENDS = ("tensorflow", "jax")
 EPOCHS = 4
 IMAGES = 2048
 KINDS = ((1, 1), (1, 2), (2, 2), (4, 2), (8, 2))
@@ -66,6 +67,7 @@ def main() -> None:
     """Print the tables, or measure one thing."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("one", nargs="*", help=argparse.SUPPRESS)
+    parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=BACKENDS)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=256)
     options = parser.parse_args()
@@ -73,7 +75,7 @@ def main() -> None:
         backend, devices, cores = options.one
         print(json.dumps(measure(backend, int(devices), int(cores), options.batch)))
         return
-    for backend in ("tensorflow", "jax"):
+    for backend in options.backends:
         commands = {}
         for devices, cores in KINDS:
             title = f"{devices} device{'s' * (devices > 1)}, {cores} core{'s' * (cores > 1)}"
