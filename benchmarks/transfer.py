@@ -45,6 +45,7 @@ from cifar_utils import (
     features,
     finetuning,
     folded,
+    normalization,
     pretrained,
     recipes,
     runtime,
@@ -241,9 +242,9 @@ def accuracy(folder: str, images: int | None, epochs: int, size: int) -> None:
         128,
         optimizer="adamw",
         weight_decay=1e-4,
-        learning_rate=5e-4,
+        learning_rate=6e-4,
         warmup=0.1,
-        rates=finetuning.stage_rates(0.8),
+        label_smoothing=0.1,
         augmentation="standard",
     )
     print("| ResNet50 | pretraining | validation accuracy | seconds |\n|---|---|---|--:|")
@@ -254,8 +255,10 @@ def accuracy(folder: str, images: int | None, epochs: int, size: int) -> None:
         )
         print(f"| {title} | {source.pretraining} | {found} | {seconds:,.0f} |", flush=True)
 
-    for source in (pretrained.RANDOM, weights):
+    for source, adapted in ((pretrained.RANDOM, False), (weights, False), (weights, True)):
         extractor = pretrained.extractor(source, size)
+        if adapted:
+            normalization.refresh(extractor, train.images[:2000], 250, frozen=True)
         seen, judged = (
             features.extract(extractor, split.images, pretraining=source.pretraining)
             for split in (train, validation)
@@ -264,7 +267,9 @@ def accuracy(folder: str, images: int | None, epochs: int, size: int) -> None:
         kept = Split(seen.values, train.labels), Split(judged.values, validation.labels)
         fitted = quietly_fitted(head, *kept, LINEAR)
         model = transfer.join(extractor, head, "model")
-        show("frozen, linear head", source, model, seen.seconds + fitted.seconds)
+        title = "frozen, statistics of these images" if adapted else "frozen"
+        show(f"{title}, linear head", source, model, seen.seconds + fitted.seconds)
+    gentle = dataclasses.replace(gentle, rates=finetuning.weight_rates(model))
     with contextlib.redirect_stdout(sys.stderr):
         phases = [finetuning.Phase("conv2", gentle)]
         fitted = finetuning.fine_tune(model, train, None, phases, seed=0, weights=weights)

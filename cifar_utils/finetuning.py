@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import shutil
+import statistics
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -87,6 +88,24 @@ def stage_rates(factor: float) -> tuple[tuple[str, float], ...]:
     """
     stages = ("conv1", *STAGES)
     return tuple((f"{name}_", factor ** (len(stages) - place)) for place, name in enumerate(stages))
+
+
+def weight_rates(model: keras.Model, unit: float = 0.05) -> tuple[tuple[str, float], ...]:
+    """Return rates for a recipe in proportion to the size of each convolution's weights.
+
+    Adam moves every weight by about the rate, large or small. Where there are more inputs weights
+    are smaller, so that one rate for all changes the upper stages by the largest share. LAMB (arXiv
+    1904.00962) takes the size of the weights into account at each step; this does so once, before.
+
+    Args:
+        model: What ``transfer.join`` returned.
+        unit: Standard deviation of weights that learn at the recipe's own rate, as the head does.
+    """
+    return tuple(
+        (layer.name, float(np.std(layer.kernel)) / unit)
+        for layer in model.get_layer("resnet50").layers
+        if isinstance(layer, layers.Conv2D)
+    )
 
 
 def _flat(model: keras.Model) -> Iterator[Any]:
@@ -188,10 +207,11 @@ def _check_weights(model: keras.Model, weights: Weights | None, recipe: Recipe |
             )
     if recipe is None or (weights is not None and weights.pretraining == "none"):
         return
-    most = max(optimizers.factor(recipe.rates, w.path) for w in learning) * recipe.learning_rate
-    if most >= _FROM_SCRATCH[recipe.optimizer]:
+    factors = [optimizers.factor(recipe.rates, w.path) for w in learning]
+    usual = statistics.median(factors) * recipe.learning_rate
+    if usual >= _FROM_SCRATCH[recipe.optimizer]:
         warnings.warn(
-            f"learning rate {most:g} of {recipe.optimizer} is one for training from scratch; "
+            f"learning rate {usual:g} of {recipe.optimizer} is one for training from scratch; "
             "pretrained weights need a tenth of it or less",
             stacklevel=3,
         )

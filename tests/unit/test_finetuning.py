@@ -342,6 +342,18 @@ def test_rates_fall_from_stage_to_stage():
         tuned([Phase("conv4", dataclasses.replace(GENTLE, rates=(("conv9", 0.5),)))])
 
 
+def test_rates_follow_the_size_of_the_weights():
+    model = stand_in()
+    rates = dict(finetuning.weight_rates(model, unit=0.1))
+    kernels = {
+        layer.name: np.std(layer.kernel)
+        for layer in model.get_layer("resnet50").layers
+        if "_conv" in layer.name
+    }
+    assert rates == pytest.approx({name: size / 0.1 for name, size in kernels.items()})
+    assert len(rates) == 5
+
+
 def test_it_works_on_the_other_backend(tmp_path):
     code = """
 import pathlib, sys
