@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import shutil
-import statistics
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -207,11 +206,10 @@ def _check_weights(model: keras.Model, weights: Weights | None, recipe: Recipe |
             )
     if recipe is None or (weights is not None and weights.pretraining == "none"):
         return
-    factors = [optimizers.factor(recipe.rates, w.path) for w in learning]
-    usual = statistics.median(factors) * recipe.learning_rate
-    if usual >= _FROM_SCRATCH[recipe.optimizer]:
+    most = max(optimizers.factor(recipe.rates, w.path) for w in learning) * recipe.learning_rate
+    if most >= _FROM_SCRATCH[recipe.optimizer]:
         warnings.warn(
-            f"learning rate {usual:g} of {recipe.optimizer} is one for training from scratch; "
+            f"learning rate {most:g} of {recipe.optimizer} is one for training from scratch; "
             "pretrained weights need a tenth of it or less",
             stacklevel=3,
         )

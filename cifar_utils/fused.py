@@ -4,7 +4,7 @@ They compute what the built-in ones do, and are replaced by those when a model i
 TensorFlow has one operation for batch normalisation Keras calls a dozen small ones. The gradient
 that TensorFlow computes for the kernels of small feature maps takes up to eight times as long as
 the same numbers from nine matrix products (``python -m benchmarks.layers``). On maps of two by two
-the convolution itself is quicker as a matrix product, two to ten times.
+the convolution itself is quicker as a matrix product.
 """
 
 import itertools
@@ -69,11 +69,9 @@ def quick_to_train(layer: keras.layers.Conv2D, inputs: Any, kernel: Any) -> Any:
     if layer.kernel_size == (1, 1):
         if layer.strides == (2, 2):
             inputs = _every_other(tensorflow, inputs)
-            sides = inputs.shape[1:3]
         elif layer.strides != (1, 1) or max(sides) > _SMALL:
             return None
-        tiny = max(sides) <= _TINY
-        return (_places if tiny else _pointwise)(tensorflow, inputs, kernel)
+        return _pointwise(tensorflow, inputs, kernel)
     fits = layer.kernel_size == (3, 3) and layer.strides == (1, 1) and layer.padding == "same"
     if not fits or max(sides) > _SMALL:
         return None
@@ -105,15 +103,6 @@ def _every_other(tensorflow: Any, inputs: Any) -> Any:
     return every_other(inputs)
 
 
-def _places(tensorflow: Any, inputs: Any, kernel: Any) -> Any:
-    """Return a convolution with ``(1, 1, C_in, C_out)`` as a product of all places with it."""
-    _, height, width, channels = inputs.shape
-    filters = kernel.shape[-1]
-    places = tensorflow.reshape(inputs, (-1, channels))
-    outputs = tensorflow.matmul(places, tensorflow.reshape(kernel, (channels, filters)))
-    return tensorflow.reshape(outputs, (-1, height, width, filters))
-
-
 def _product(tensorflow: Any, inputs: Any, kernel: Any) -> Any:
     """Return a convolution with ``(3, 3, C_in, C_out)`` as one product of whole maps.
 
@@ -142,17 +131,21 @@ def _pointwise(tensorflow: Any, inputs: Any, kernel: Any) -> Any:
 
     @tensorflow.custom_gradient
     def convolve(inputs: Any, kernel: Any) -> Any:
+        places = tensorflow.reshape(inputs, (-1, channels))
+        matrix = tensorflow.reshape(kernel, (channels, filters))
+
         def gradients(upstream: Any) -> tuple[Any, Any]:
             upstream = tensorflow.reshape(upstream, (-1, filters))
-            places = tensorflow.reshape(inputs, (-1, channels))
-            matrix = tensorflow.reshape(kernel, (channels, filters))
             below = matmul(upstream, matrix, transpose_b=True)
             return (
                 tensorflow.reshape(below, (-1, height, width, channels)),
                 tensorflow.reshape(matmul(places, upstream, transpose_a=True), kernel.shape),
             )
 
-        return nn.conv2d(inputs, kernel, 1, "VALID"), gradients
+        if max(height, width) > _TINY:
+            return nn.conv2d(inputs, kernel, 1, "VALID"), gradients
+        outputs = matmul(places, matrix)
+        return tensorflow.reshape(outputs, (-1, height, width, filters)), gradients
 
     return convolve(inputs, kernel)
 

@@ -59,6 +59,17 @@ def test_convolution_trains_as_the_built_in_one(size, side, images):
         np.testing.assert_allclose(mine, other, atol=1e-5)
 
 
+@pytest.mark.parametrize("side", [3, 4, 5, 12])
+def test_strided_convolution_trains_as_the_built_in_one(side):
+    inputs = GENERATOR.normal(size=(10, side, side, 6)).astype("float32")
+    targets = GENERATOR.normal(size=(10, -(-side // 2), -(-side // 2), 4)).astype("float32")
+    ours = steps(lambda: [fused.Conv2D(4, 1, 2)], inputs, targets)
+    theirs = steps(lambda: [keras.layers.Conv2D(4, 1, 2)], inputs, targets)
+    np.testing.assert_allclose(ours[0], theirs[0], atol=1e-4)
+    for mine, other in zip(ours[1], theirs[1], strict=True):
+        np.testing.assert_allclose(mine, other, atol=1e-5)
+
+
 def test_plain_copy_has_built_in_layers_and_the_same_numbers():
     images = keras.Input((6, 6, 3))
     x = fused.Conv2D(4, 3, padding="same")(images)
