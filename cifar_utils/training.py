@@ -84,6 +84,8 @@ def set_precision(model: keras.Model, policy: str) -> None:
     for layer in layers:
         if id(layer) not in kept:
             layer.dtype_policy = policy
+            if isinstance(layer, keras.layers.Normalization):
+                layer.build(layer.input.shape)  # its constants keep the precision they are made in
 
 
 def check_rates(model: keras.Model, recipe: Recipe) -> None:

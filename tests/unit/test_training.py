@@ -4,6 +4,7 @@ import pytest
 
 from cifar_utils import (
     adversarial,
+    architectures,
     augment,
     batches,
     callbacks,
@@ -353,6 +354,16 @@ def test_precision_keeps_pinned_layers_and_those_of_models_inside():
     assert head.get_layer("logits").compute_dtype == "float32"
     assert head.get_layer("hidden").compute_dtype == "float16"
     assert model.get_layer("first").compute_dtype == "float16"
+
+
+def test_precision_reaches_the_constants_of_normalisation():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    model = models.build("fast_cnn", coloured(20).images)
+    training.set_precision(model, "float32")
+    layer = model.get_layer("normalization")
+    np.testing.assert_array_equal(np.ravel(layer.mean), np.float32(architectures.PIXEL_MEAN))
+    deviation = np.sqrt(np.ravel(layer.variance))
+    np.testing.assert_allclose(deviation, architectures.PIXEL_STD, rtol=1e-6)
 
 
 def test_alternating_flip_mirrors_the_others_in_every_other_epoch():
