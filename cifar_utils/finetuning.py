@@ -90,7 +90,7 @@ def stage_rates(factor: float) -> tuple[tuple[str, float], ...]:
 
 
 def weight_rates(model: keras.Model, unit: float = 0.05) -> tuple[tuple[str, float], ...]:
-    """Return rates for a recipe in proportion to the size of each convolution's weights.
+    """Return rates for a recipe in proportion to the size of each convolution's weights, at most 1.
 
     Adam moves every weight by about the rate, large or small. Where there are more inputs weights
     are smaller, so that one rate for all changes the upper stages by the largest share. LAMB (arXiv
@@ -98,10 +98,10 @@ def weight_rates(model: keras.Model, unit: float = 0.05) -> tuple[tuple[str, flo
 
     Args:
         model: What ``transfer.join`` returned.
-        unit: Standard deviation of weights that learn at the recipe's own rate, as the head does.
+        unit: Standard deviation from which on weights learn at the recipe's own rate, as the head.
     """
     return tuple(
-        (layer.name, float(np.std(layer.kernel)) / unit)
+        (layer.name, min(1.0, float(np.std(layer.kernel)) / unit))
         for layer in model.get_layer("resnet50").layers
         if isinstance(layer, layers.Conv2D)
     )
