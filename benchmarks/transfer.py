@@ -14,8 +14,9 @@ of a fine-tuning step go, by what oneDNN reports of each of its operations. ``na
 ways to train a head on frozen features of the images in DIR: the whole network forward in every
 epoch, and the features once. Of the first way only so many epochs are measured; the rest is
 estimated from them, and the output says so. ``extract`` says how fast features are written to
-disk, and what memory that takes. ``accuracy`` sets four ways to use a ResNet50 beside each other:
-random and frozen, pretrained and frozen, fine-tuned, and trained from scratch for as many epochs.
+disk, and what memory that takes. ``accuracy`` sets ways to use a ResNet50 beside each other: random
+and frozen, pretrained and frozen, the same with batch normalisation's statistics of these images,
+that one fine-tuned, and one trained from scratch for as many epochs.
 Weights come from ``CIFAR_UTILS_RESNET50_WEIGHTS``.
 """
 
@@ -255,10 +256,13 @@ def accuracy(folder: str, images: int | None, epochs: int, size: int) -> None:
         )
         print(f"| {title} | {source.pretraining} | {found} | {seconds:,.0f} |", flush=True)
 
+    # The last of them is fine-tuned.
     for source, adapted in ((pretrained.RANDOM, False), (weights, False), (weights, True)):
         extractor = pretrained.extractor(source, size)
+        started = time.perf_counter()
         if adapted:
             normalization.refresh(extractor, train.images[:2000], 250, frozen=True)
+        adapting = time.perf_counter() - started
         seen, judged = (
             features.extract(extractor, split.images, pretraining=source.pretraining)
             for split in (train, validation)
@@ -268,7 +272,7 @@ def accuracy(folder: str, images: int | None, epochs: int, size: int) -> None:
         fitted = quietly_fitted(head, *kept, LINEAR)
         model = transfer.join(extractor, head, "model")
         title = "frozen, statistics of these images" if adapted else "frozen"
-        show(f"{title}, linear head", source, model, seen.seconds + fitted.seconds)
+        show(f"{title}, linear head", source, model, adapting + seen.seconds + fitted.seconds)
     gentle = dataclasses.replace(gentle, rates=finetuning.weight_rates(model))
     with contextlib.redirect_stdout(sys.stderr):
         phases = [finetuning.Phase("conv2", gentle)]
@@ -311,11 +315,11 @@ def main() -> None:
     once.add_argument("folder")
     once.add_argument("--images", type=int, default=2000)
     once.add_argument("--size", type=int, default=224)
-    four = commands.add_parser("accuracy")
-    four.add_argument("folder")
-    four.add_argument("--images", type=int, help="training images, all by default")
-    four.add_argument("--epochs", type=int, default=3)
-    four.add_argument("--size", type=int, default=64)
+    ways = commands.add_parser("accuracy")
+    ways.add_argument("folder")
+    ways.add_argument("--images", type=int, help="training images, all by default")
+    ways.add_argument("--epochs", type=int, default=3)
+    ways.add_argument("--size", type=int, default=64)
     options = parser.parse_args()
     if options.command == "naive":
         naive(options.folder, options.images, options.epochs, options.measured, options.size)

@@ -100,7 +100,7 @@ def extract(
             f"the images are {images.dtype} {images.shape}; expected at least one, uint8 "
             f"(N, {', '.join('any' if side is None else str(side) for side in wanted)})"
         )
-    key = _digest(model, images, mirrored)
+    key = digest(model, images, mirrored)
     folder = paths.data_dir() / "features" / key
     if not folder.is_dir():
         waiting = "another process computes these features; waiting for it (Ctrl-C stops waiting)"
@@ -120,15 +120,21 @@ def extract(
     return Features(np.load(folder / "values.npy", mmap_mode="r"), about["seconds"])
 
 
-def _digest(model: keras.Model, images: np.ndarray, mirrored: bool) -> str:
-    """Return a name for these images seen by this very model: its layers and its weights."""
-    digest = hashlib.sha256(models.architecture(model))
-    digest.update(f"{keras.backend.backend()} {mirrored} {images.shape}".encode())
+def digest(model: keras.Model, images: np.ndarray, mirrored: bool = False) -> str:
+    """Return a name for these images seen by this very model: its layers and its weights.
+
+    Args:
+        model: Any; that it was compiled or trained further counts only by its weights.
+        images: uint8.
+        mirrored: Whether their mirrored images are seen as well.
+    """
+    found = hashlib.sha256(models.architecture(model))
+    found.update(f"{keras.backend.backend()} {mirrored} {images.shape}".encode())
     for weight in model.weights:
-        digest.update(np.ascontiguousarray(weight.numpy()).data)
+        found.update(np.ascontiguousarray(weight.numpy()).data)
     for start in range(0, len(images), 10_000):
-        digest.update(np.ascontiguousarray(images[start : start + 10_000]).data)
-    return digest.hexdigest()[:24]
+        found.update(np.ascontiguousarray(images[start : start + 10_000]).data)
+    return found.hexdigest()[:24]
 
 
 def _size(model: keras.Model) -> int | None:

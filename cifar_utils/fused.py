@@ -1,6 +1,7 @@
 """Keras layers with faster training steps where TensorFlow runs on a processor.
 
-They compute what the built-in ones do, and are replaced by those when a model is saved. Where
+They compute what the built-in ones do, up to rounding, and are replaced by those when a model is
+saved. Where
 TensorFlow has one operation for batch normalisation Keras calls a dozen small ones. The gradient
 that TensorFlow computes for the kernels of small feature maps takes up to eight times as long as
 the same numbers from nine matrix products (``python -m benchmarks.layers``). On maps of two by two
@@ -45,7 +46,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
 
 class Conv2D(keras.layers.Conv2D):
-    """``keras.layers.Conv2D`` whose kernel's gradient is quicker for small feature maps."""
+    """``keras.layers.Conv2D``, quicker for small feature maps."""
 
     def convolution_op(self, inputs: Any, kernel: Any) -> Any:
         """Return the convolution of ``(N, H, W, C)`` inputs with the kernel."""
@@ -54,7 +55,7 @@ class Conv2D(keras.layers.Conv2D):
 
 
 def quick_to_train(layer: keras.layers.Conv2D, inputs: Any, kernel: Any) -> Any:
-    """Return a convolution with gradients made for small feature maps; None where they do not pay.
+    """Return a convolution made for training on small feature maps; None where that does not pay.
 
     Args:
         layer: Whose strides, padding and so on count.
@@ -80,6 +81,8 @@ def quick_to_train(layer: keras.layers.Conv2D, inputs: Any, kernel: Any) -> Any:
 
 def _every_other(tensorflow: Any, inputs: Any) -> Any:
     """Return every other row and column of ``(N, H, W, C)`` inputs, without TensorFlow's strides.
+
+    Odd sides get zeros at their end, of which none is returned.
 
     A slice with strides takes ten times as long as one of a reshaped tensor without, and so does
     the gradient of either; joining with zeros does the same.
@@ -124,7 +127,7 @@ def _product(tensorflow: Any, inputs: Any, kernel: Any) -> Any:
 
 
 def _pointwise(tensorflow: Any, inputs: Any, kernel: Any) -> Any:
-    """Return a convolution with ``(1, 1, C_in, C_out)``, its gradients as matrix products."""
+    """Return a convolution with ``(1, 1, C_in, C_out)`` as a matrix product, its gradients too."""
     nn, matmul = tensorflow.nn, tensorflow.matmul
     _, height, width, channels = inputs.shape
     filters = kernel.shape[-1]

@@ -1,13 +1,20 @@
 """Statistics of batch normalisation, computed anew from other images."""
 
+from pathlib import Path
+
 import keras
 import numpy as np
 
-from cifar_utils import training
+from cifar_utils import features, paths, training
 
 
 def refresh(
-    model: keras.Model, images: np.ndarray, batch_size: int = 500, *, frozen: bool = False
+    model: keras.Model,
+    images: np.ndarray,
+    batch_size: int = 500,
+    *,
+    frozen: bool = False,
+    backup: Path | None = None,
 ) -> None:
     """Compute the statistics of batch normalisation anew, in place (notebooks 05 and 08).
 
@@ -21,6 +28,8 @@ def refresh(
         batch_size: Images at a time.
         frozen: Whether layers that are not trainable get new statistics as well; they stay frozen.
             Without such layers to change, a model stays as it is.
+        backup: Folder where they are kept, so that the same call after a kill gives them again to
+            the last bit, which not every device would.
     """
     layers = [
         layer
@@ -29,6 +38,14 @@ def refresh(
     ]
     if not layers:
         return
+    kept = None
+    if backup:
+        kept = backup / f"{features.digest(model, images)}_{batch_size}.npz"
+        if kept.is_file():
+            with np.load(kept) as found:
+                for variable, value in zip(_statistics(layers), found.values(), strict=True):
+                    variable.assign(value)
+            return
     usual = [(layer.trainable, layer.momentum) for layer in layers]
     parts = -(-len(images) // batch_size)
     try:
@@ -40,3 +57,10 @@ def refresh(
     finally:
         for layer, (trainable, momentum) in zip(layers, usual, strict=True):
             layer.trainable, layer.momentum = trainable, momentum
+    if kept:
+        with paths.atomic(kept) as partial, partial.open("wb") as file:
+            np.savez(file, *_statistics(layers))
+
+
+def _statistics(layers: list[keras.layers.BatchNormalization]) -> list[keras.Variable]:
+    return [each for layer in layers for each in (layer.moving_mean, layer.moving_variance)]

@@ -85,7 +85,15 @@ def set_precision(model: keras.Model, policy: str) -> None:
         if id(layer) not in kept:
             layer.dtype_policy = policy
             if isinstance(layer, keras.layers.Normalization):
-                layer.build(layer.input.shape)  # its constants keep the precision they are made in
+                _recast(layer)
+
+
+def _recast(layer: keras.layers.Normalization) -> None:
+    """Give a layer its constants again, which keep the precision they were made in."""
+    if layer.input_mean is None:
+        layer.finalize_state()
+    else:
+        layer.build(layer.input.shape)
 
 
 def check_rates(model: keras.Model, recipe: Recipe) -> None:

@@ -62,7 +62,7 @@ def unfreeze(model: keras.Model, from_stage: str) -> int:
     """Make the ResNet50 in ``model`` trainable from a stage on (notebook 05 introduces it).
 
     Batch normalisation stays frozen, which in Keras also keeps it in inference mode: its statistics
-    come from millions of images, and a few small batches would replace them with worse ones.
+    come from thousands of images or more, and small batches would replace them with worse ones.
 
     Args:
         model: What ``join`` returned.

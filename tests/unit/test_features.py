@@ -125,21 +125,21 @@ def test_activations_keep_their_shape():
 
 
 def test_features_are_never_mixed_up():
-    base = features._digest(small(), IMAGES, False)
-    assert features._digest(small(), IMAGES, False) == base
+    base = features.digest(small(), IMAGES, False)
+    assert features.digest(small(), IMAGES, False) == base
     keras.config.set_dtype_policy("mixed_bfloat16")
     others = [
-        features._digest(small(), IMAGES, False),
-        features._digest(small(dtype="float32"), IMAGES, True),
+        features.digest(small(), IMAGES, False),
+        features.digest(small(dtype="float32"), IMAGES, True),
     ]
     keras.config.set_dtype_policy("float32")
     others += [
-        features._digest(small(), IMAGES[::-1], False),
-        features._digest(small(), IMAGES[:49], False),
-        features._digest(small(), IMAGES, True),
-        features._digest(small(seed=1), IMAGES, False),
-        features._digest(small(scale=1 / 128), IMAGES, False),
-        features._digest(small(padding="same"), IMAGES, False),
+        features.digest(small(), IMAGES[::-1], False),
+        features.digest(small(), IMAGES[:49], False),
+        features.digest(small(), IMAGES, True),
+        features.digest(small(seed=1), IMAGES, False),
+        features.digest(small(scale=1 / 128), IMAGES, False),
+        features.digest(small(padding="same"), IMAGES, False),
     ]
     assert len({base, *others}) == 1 + len(others)
 

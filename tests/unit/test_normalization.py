@@ -33,8 +33,9 @@ def test_statistics_are_those_of_the_images(trainable, batch_size):
     seen = np.asarray(keras.Model(model.input, layer.input)(IMAGES))
     normalization.refresh(model, IMAGES, batch_size, frozen=not trainable)
     np.testing.assert_allclose(layer.moving_mean, seen.mean(axis=(0, 1, 2)), atol=1e-5)
-    if batch_size > len(IMAGES):
-        np.testing.assert_allclose(layer.moving_variance, seen.var(axis=(0, 1, 2)), atol=1e-5)
+    batches = seen.reshape(-1, min(batch_size, len(IMAGES)), *seen.shape[1:])
+    variance = batches.var(axis=(1, 2, 3)).mean(axis=0)
+    np.testing.assert_allclose(layer.moving_variance, variance, atol=1e-5)
     assert (layer.trainable, layer.momentum) == (trainable, 0.99)
 
 
@@ -44,6 +45,22 @@ def test_frozen_statistics_stay_unless_asked_for():
     normalization.refresh(model, IMAGES)
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+def test_kept_statistics_are_given_again_to_the_same_model_and_images_only(tmp_path):
+    def refreshed(images, batch_size=25):
+        keras.utils.set_random_seed(0)
+        model = network()
+        normalization.refresh(model, images, batch_size, backup=tmp_path / "new")
+        return model.get_layer("norm").moving_mean.numpy()
+
+    first = refreshed(IMAGES)
+    (kept,) = (tmp_path / "new").iterdir()
+    with kept.open("wb") as file:
+        np.savez(file, np.full(4, 3.0), np.full(4, 2.0))
+    np.testing.assert_array_equal(refreshed(IMAGES), 3)
+    np.testing.assert_allclose(refreshed(IMAGES, 50), first, atol=1e-5)
+    assert not np.allclose(refreshed(IMAGES[:50]), first, atol=1e-5)
 
 
 def test_only_the_statistics_of_a_frozen_resnet_change():

@@ -366,6 +366,16 @@ def test_precision_reaches_the_constants_of_normalisation():
     np.testing.assert_allclose(deviation, architectures.PIXEL_STD, rtol=1e-6)
 
 
+def test_precision_reaches_what_normalisation_has_adapted_to():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    layer = keras.layers.Normalization()
+    layer.adapt(np.float32([[1.001], [2.002]]))
+    images = keras.Input((1,))
+    training.set_precision(keras.Model(images, models.logits(layer(images))), "float32")
+    np.testing.assert_allclose(np.ravel(layer.mean), 1.5015, rtol=1e-3)
+    assert keras.backend.standardize_dtype(layer.mean.dtype) == "float32"
+
+
 def test_alternating_flip_mirrors_the_others_in_every_other_epoch():
     policy = augment.Policy(alternating=True)
     images = np.zeros((10, 32, 32, 3), np.uint8)
