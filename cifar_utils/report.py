@@ -153,16 +153,17 @@ def write_card(stage: runs.Stage) -> Path:
     metrics, results = stage.metrics(), stage.run.results()
     test = [row for row in results if row["stage"] == stage.name and row.get("split") == "test"]
     verdict = _verdict(stage.run, results)
+    made = stage.run.manifest | (stage.finished() or {})  # which may be older than the run's last
     text = (
         _environment()
         .get_template("model_card.md.j2")
         .render(
             stage=stage,
-            manifest=stage.run.manifest,
+            made=made,
             rows=[metrics, *test],
             metrics=metrics,
             reasons=verdict["reasons"] if verdict and verdict["stage"] == stage.name else "",
-            parameters=(stage.finished() or {}).get("parameters", {}),
+            parameters=made.get("parameters", {}),
         )
     )
     return _changed(stage.folder / "MODEL_CARD.md", text)

@@ -264,6 +264,8 @@ def run(
         record = {
             "facts": facts,
             "parameters": values,
+            "versions": stage.run.manifest["versions"],
+            "git_commit": stage.run.manifest["git_commit"],
             "files": keys.digests(_left(stage, since), stage.run.folder),
             "seconds": round(time.monotonic() - started, 3),
             "memory": peak,

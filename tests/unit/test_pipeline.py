@@ -135,8 +135,16 @@ def test_parameters_reach_the_notebook_with_their_types(done):
     assert isinstance(facts["given"][1], float)
     metrics = json.loads((folder / "01_first" / "metrics.json").read_text())
     assert (metrics["run"], metrics["profile"], metrics["seed"]) == (NAME, "smoke", 0)
-    recorded = json.loads((folder / "01_first" / "stage.json").read_text())["parameters"]
-    assert recorded["EPOCHS"] == -3
+    recorded = json.loads((folder / "01_first" / "stage.json").read_text())
+    assert recorded["parameters"]["EPOCHS"] == -3
+
+
+def test_a_stage_says_which_code_and_versions_made_it(done):
+    folder, _, _ = done
+    recorded = json.loads((folder / "01_first" / "stage.json").read_text())
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert recorded["versions"] == manifest["versions"]
+    assert recorded["git_commit"] == manifest["git_commit"]
 
 
 def test_values_derived_from_parameters_are_not_stale(done):

@@ -161,6 +161,15 @@ def test_a_card_can_do_without_what_nobody_measured(run):
     assert "cpu profile, seed 3, precision unknown on" in text
 
 
+def test_a_card_says_what_its_model_was_made_with_not_what_the_run_was_last_continued_with(run):
+    stage = run.stage("02")
+    made = {"versions": {"keras": "3.0.1"}, "git_commit": "0123abc", "parameters": {}}
+    runs.write_json(stage.folder / "stage.json", made)
+    text = report.write_card(stage).read_text()
+    assert "| commit | 0123abc |" in text
+    assert "| versions | keras 3.0.1 |" in text
+
+
 def test_a_card_of_nothing_is_refused(run):
     with pytest.raises(runs.RunError, match=r"missing; make it with: cifar run 03"):
         report.write_card(run.stage("03"))
