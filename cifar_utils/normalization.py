@@ -58,8 +58,8 @@ def refresh(
         for layer, (trainable, momentum) in zip(layers, usual, strict=True):
             layer.trainable, layer.momentum = trainable, momentum
     if kept:
-        with paths.atomic(kept) as partial, partial.open("wb") as file:
-            np.savez(file, *_statistics(layers))
+        with paths.atomic(kept) as partial:
+            np.savez(partial, *_statistics(layers))
 
 
 def _statistics(layers: list[keras.layers.BatchNormalization]) -> list[keras.Variable]:
