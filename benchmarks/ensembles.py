@@ -6,9 +6,10 @@ usage: python -m benchmarks.ensembles DIR [--members 5] [--epochs 8] [--student-
 
 DIR holds CIFAR-10, an archive or unpacked. Members learn from the training split with one seed
 each, and vote by the mean of their probabilities, calibrated one by one on validation; the student
-learns from their answers. Prints a Markdown table of the test set: paired differences from the best
+learns from their answers, and one more network for as long from labels alone. Prints a Markdown
+table: validation accuracy, by which to choose, and of the test set paired differences from the best
 single member, chosen on validation, and from the member that is best on test, which nobody could
-have chosen. Members and student are kept in FOLDER as they finish, and a training that was killed
+have chosen. All networks are kept in FOLDER as they finish, and a training that was killed
 goes on after its last epoch, so the same command continues.
 """
 
@@ -132,12 +133,21 @@ def main() -> None:
     )
     name += f"_temperature_{options.temperature:g}_hard_{options.hard:g}"
     pupil, taught = kept(folder, name, train)
+    train = functools.partial(
+        member,
+        train=dataset.train,
+        recipe=dataclasses.replace(recipe, epochs=lessons),
+        seed=seeds.stop,
+    )
+    longer, alone = kept(folder, f"member_{seeds.stop}_{lessons}_epochs", train)
 
-    title = f"student, {lessons} epochs"
-    judged = {**networks, "ensemble": whole, title: pupil}
-    seconds |= {"ensemble": sum(seconds.values()), title: sum(seconds.values()) + taught}
+    title, other = f"student, {lessons} epochs", f"no teacher, {lessons} epochs"
+    judged = {**networks, "ensemble": whole, other: longer, title: pupil}
+    all_members = sum(seconds.values())
+    seconds |= {"ensemble": all_members, other: alone, title: all_members + taught}
     images, labels = dataset.test.images, dataset.test.labels
     test = {name: evaluation.predict_logits(each, images) for name, each in judged.items()}
+    seen = {name: evaluation.predict_logits(each, judging.images) for name, each in judged.items()}
 
     def best(logits: dict[str, np.ndarray], truth: np.ndarray) -> str:
         return max(networks, key=lambda name: evaluation.accuracy(logits[name], truth).value)
@@ -145,9 +155,10 @@ def main() -> None:
     chosen = best(dict(zip(networks, answers, strict=True)), judging.labels)
     highest = best(test, labels)
     print(
-        f"| model | test accuracy, {kind}, n = {len(labels):,} | minus {chosen}, best on "
-        f"validation | minus {highest}, best on test | training | one picture |\n"
-        "|---|---|---|---|--:|--:|"
+        f"| model | validation accuracy, {kind}, n = {len(judging):,} | test accuracy, n = "
+        f"{len(labels):,} | minus {chosen}, best on validation | minus {highest}, best on test "
+        "| training | one picture |\n"
+        "|---|---|---|---|---|--:|--:|"
     )
     for name, network in judged.items():
         gaps = [
@@ -156,16 +167,18 @@ def main() -> None:
         ]
         wait = 1e3 * evaluation.latency(network, dataset.test.images[0])
         print(
-            f"| {name} | {evaluation.accuracy(test[name], labels)} | {' | '.join(gaps)} "
+            f"| {name} | {evaluation.accuracy(seen[name], judging.labels)} "
+            f"| {evaluation.accuracy(test[name], labels)} | {' | '.join(gaps)} "
             f"| {seconds[name]:.0f} s | {wait:.1f} ms |"
         )
-    for other in dict.fromkeys((chosen, highest)):
+    for reference in dict.fromkeys((chosen, highest)):
         gains = [
-            evaluation.difference(test[name], test[other], labels).value
+            evaluation.difference(test[name], test[reference], labels).value
             for name in (title, "ensemble")
         ]
         share = f"{gains[0] / gains[1]:.0%}" if min(gains) > 0 else "none"
-        print(f"\nShare of the gain over {other} that the student keeps: {share}")
+        print(f"\nShare of the gain over {reference} that the student keeps: {share}")
+    print(f"\nThe teacher's share in it: {signed(test[title], test[other], labels)} points")
 
 
 if __name__ == "__main__":

@@ -120,8 +120,13 @@ class LossGuard(keras.callbacks.Callback):
             self._model.stop_training = True  # not self.model, which makes JAX copy its state
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Look at what a network says that does no better than guessing."""
-        if float((logs or {})["loss"]) > _GUESSING * math.log(len(CLASS_NAMES)):
+        """Look at the validation loss, and at what a network says that only guesses."""
+        found = logs or {}
+        judged = float(found.get("val_loss", 0))
+        if not math.isfinite(judged):
+            self.problem = f"the validation loss became {judged}"
+            self.model.stop_training = True
+        elif float(found["loss"]) > _GUESSING * math.log(len(CLASS_NAMES)):
             answers = ops.convert_to_numpy(self.model(self._samples, training=False))
             differ = (self._samples != self._samples[:1]).any()
             if differ and (answers == answers[:1]).all():

@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from cifar_utils import leaderboard, pipeline, runs
 
 
+def _assignment(text: str) -> str:
+    """Return ``name=value`` with the name as notebooks spell it, in capitals."""
+    name, equals, value = text.partition("=")
+    return name.upper() + equals + value
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     top = argparse.ArgumentParser(
@@ -54,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--set",
         dest="settings",
+        type=_assignment,
         metavar="NAME=VALUE",
         action="append",
         default=[],
@@ -61,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     )
     run.add_argument(
         "--grid",
+        type=_assignment,
         metavar="NAME=VALUES",
         action="append",
         default=[],

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import shutil
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -20,11 +19,8 @@ from cifar_utils.batches import Mirrored
 from cifar_utils.data import IMAGE_SHAPE, Split
 from cifar_utils.errors import ParameterError
 from cifar_utils.pretrained import Weights
-from cifar_utils.recipes import Recipe
+from cifar_utils.recipes import USUAL_RATES, Recipe
 from cifar_utils.transfer import STAGES
-
-_FROM_SCRATCH = {"adam": 1e-3, "adamw": 1e-3, "rmsprop": 1e-3, "sgd": 0.05, "muon": 0.05}
-"""Learning rates at which networks begin anew; at these, pretrained weights are soon forgotten."""
 
 _ARITHMETIC = ("Add", "Subtract", "Multiply", "Divide", "TrueDivide")
 """Operations on tensors, not layers, that scale or shift."""
@@ -207,7 +203,7 @@ def _check_weights(model: keras.Model, weights: Weights | None, recipe: Recipe |
     if recipe is None or (weights is not None and weights.pretraining == "none"):
         return
     most = max(optimizers.factor(recipe.rates, w.path) for w in learning) * recipe.learning_rate
-    if most >= _FROM_SCRATCH[recipe.optimizer]:
+    if most >= USUAL_RATES[recipe.optimizer]:
         warnings.warn(
             f"learning rate {most:g} of {recipe.optimizer} is one for training from scratch; "
             "pretrained weights need a tenth of it or less",
@@ -333,10 +329,10 @@ def fine_tune(
         phases: One after the other.
         seed: Order of the images and augmentation.
         weights: Where the pretrained weights come from, if known.
-        backup: Folder of its own for the state. A fine-tuning that was killed goes on after its
-            last epoch when it is started again in the same way, from the same weights; the state
-            is gone after the last phase, but where ``cifar run`` runs the notebook, only once that
-            has ended.
+        backup: Folder of its own for the state. A fine-tuning that was killed goes on after the
+            last epoch that was written when it is started again in the same way, from the same
+            weights; the state is gone after the last phase, but where ``cifar run`` runs the
+            notebook, only once that has ended.
         callbacks: More to be told about steps and epochs.
 
     Returns:
@@ -382,6 +378,5 @@ def fine_tune(
         history = fitted.history.assign(from_stage=phase.from_stage)
         history["epoch"] += sum(len(earlier) for earlier in histories)
         histories.append(history)
-    if backup is not None and not supervision.supervised():
-        shutil.rmtree(backup, ignore_errors=True)
+    supervision.clear(backup)
     return training.Fitted(pd.concat(histories, ignore_index=True), seconds)

@@ -1,10 +1,10 @@
 """Keras layers with faster training steps where TensorFlow runs on a processor.
 
-They compute what the built-in ones do, up to rounding, and are replaced by those when a model is
-saved. Where TensorFlow has one operation for batch normalisation Keras calls a dozen small ones.
-The gradient that TensorFlow computes for the kernels of small feature maps takes up to eight times
-as long as the same numbers from nine matrix products (``python -m benchmarks.layers``). On maps of
-two by two the convolution itself is quicker as a matrix product.
+They compute what the built-in ones do, up to rounding (but moving variances are means of unbiased
+ones), and are replaced by those when a model is saved. Where TensorFlow has one operation for batch
+normalisation Keras calls a dozen small ones. For the kernels of small feature maps nine matrix
+products are quicker than the gradient that TensorFlow computes (``python -m benchmarks.layers``),
+and on maps of two by two so is a matrix product in the convolution's place.
 """
 
 import itertools

@@ -146,8 +146,7 @@ def _axis(name: str, text: str, stages: list[str]) -> list[tuple[str, dict[str, 
     """Return for each value of a parameter what names it, and the stages that get it."""
     found = []
     for value in expand(name, text):
-        if name in keys.FILES:
-            value = keys.located(value)
+        value = keys.anywhere(name, value)
         placed = parameters.assign([], stages, {name: value})
         typed = next(each[name] for each in placed.values() if each)
         found.append((name.lower() + _written(typed), placed))

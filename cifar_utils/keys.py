@@ -17,14 +17,29 @@ DEVICES = ("CIFAR_UTILS_DEVICES", "KERAS_DISTRIBUTION_NUM_PROCESSES")
 Facts = dict[str, str]
 """What a stage depends on: names such as ``module training`` to values or digests."""
 
-FILES = ("WEIGHTS", "RECIPE")
-"""Parameters that may name a file, which a notebook must find from any folder."""
+CONTENTS = ("RECIPE", "SPACE")
+"""Parameters that may name a small file, whose content counts and not its place."""
+
+FILES = ("WEIGHTS", *CONTENTS)
+"""Parameters that may name a file."""
 
 
 def located(choice: str) -> str:
     """Return a choice with a file's path made absolute."""
     path = Path(choice).expanduser()
     return str(path.resolve()) if path.is_file() else choice
+
+
+def anywhere(name: str, value: Any) -> Any:
+    """Return a parameter's value as a notebook understands it that runs in another folder.
+
+    The path of a file is made absolute, and so is that of a study's journal, which may be new.
+    """
+    if name in FILES and isinstance(value, str):
+        return located(value)
+    if name == "STORAGE" and value and "://" not in value:
+        return str(Path(value).expanduser().resolve())
+    return value
 
 
 def _weights_identity(choice: str) -> str:
@@ -141,8 +156,8 @@ def facts(stage: runs.Stage, values: dict[str, Any]) -> Facts:
     """Return everything that decides what a stage leaves behind.
 
     It covers the notebook's code, the parameters, the profile's numbers, the data, the modules of
-    the library, the packages, the devices, the ResNet50 weights, the recipe's file and the results
-    of each stage it builds on.
+    the library, the packages, the devices, the ResNet50 weights, the files of recipe and search
+    space, and the results of each stage it builds on.
 
     Args:
         stage: The stage.
@@ -166,8 +181,10 @@ def facts(stage: runs.Stage, values: dict[str, Any]) -> Facts:
     found |= modules(notebook)
     if "WEIGHTS" in values:
         found["weights"] = _weights_identity(values["WEIGHTS"])
-    if values.get("RECIPE"):
-        found["recipe"] = _digest(Path(values["RECIPE"]).read_bytes())
+    for name in CONTENTS:
+        path = Path(values.get(name) or "")
+        if path.is_file():
+            found[name.lower()] = _digest(path.read_bytes())
     for name in runs.STAGES[stage.name]:
         found[f"results of {name}"] = upstream(stage.run.stage(name).finished())
     return found

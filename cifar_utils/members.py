@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import io
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from cifar_utils import ensemble, evaluation, models, normalization, training
+from cifar_utils import ensemble, evaluation, models, normalization, supervision, training
 from cifar_utils.data import Split
 from cifar_utils.errors import ParameterError
 from cifar_utils.recipes import Recipe
@@ -40,6 +39,11 @@ def _check_count(what: str, count: int) -> None:
     """Refuse ensembles of nothing."""
     if count < 1:
         raise ParameterError(f"{what} is {count}; expected at least 1")
+
+
+def _place(backup: Path | None, seed: int) -> Path | None:
+    """Return the folder for the state of one member's training, if there is one for all."""
+    return None if backup is None else backup / f"seed_{seed}"
 
 
 def _fit(
@@ -87,16 +91,11 @@ def independent(
         ParameterError: There is no seed.
     """
     _check_count("the number of seeds", len(seeds))
-    folders = [None if backup is None else backup / f"seed_{seed}" for seed in seeds]
     found, seconds = zip(
-        *(
-            _trained(build, train, recipe, seed, folder)
-            for seed, folder in zip(seeds, folders, strict=True)
-        ),
+        *(_trained(build, train, recipe, seed, _place(backup, seed)) for seed in seeds),
         strict=True,
     )
-    if backup is not None:
-        shutil.rmtree(backup, ignore_errors=True)
+    supervision.clear(backup)
     return Members(found, ensemble.uniform(len(found)), seconds)
 
 
@@ -123,7 +122,15 @@ def resampled(train: Split, seed: int, weights: np.ndarray | None = None) -> Spl
     return Split(train.images[drawn], train.labels[drawn])
 
 
-def bagging(build: Build, train: Split, recipe: Recipe, count: int, *, seed: int) -> Members:
+def bagging(
+    build: Build,
+    train: Split,
+    recipe: Recipe,
+    count: int,
+    *,
+    seed: int,
+    backup: Path | None = None,
+) -> Members:
     """Train members on bootstrap samples (Breiman 1996; notebook 08 introduces it).
 
     Args:
@@ -132,6 +139,7 @@ def bagging(build: Build, train: Split, recipe: Recipe, count: int, *, seed: int
         recipe: How.
         count: How many members.
         seed: Of the first member's sample and training; the next ones follow.
+        backup: Folder of its own for the state, see ``independent``.
 
     Raises:
         ParameterError: There is no member.
@@ -139,11 +147,12 @@ def bagging(build: Build, train: Split, recipe: Recipe, count: int, *, seed: int
     _check_count("count", count)
     found, seconds = zip(
         *(
-            _trained(build, resampled(train, each), recipe, each)
+            _trained(build, resampled(train, each), recipe, each, _place(backup, each))
             for each in range(seed, seed + count)
         ),
         strict=True,
     )
+    supervision.clear(backup)
     return Members(found, ensemble.uniform(count), seconds)
 
 
@@ -170,7 +179,15 @@ def reweighted(
     return raised / raised.sum(), vote
 
 
-def boosting(build: Build, train: Split, recipe: Recipe, count: int, *, seed: int) -> Members:
+def boosting(
+    build: Build,
+    train: Split,
+    recipe: Recipe,
+    count: int,
+    *,
+    seed: int,
+    backup: Path | None = None,
+) -> Members:
     """Train each member on samples with more of what the others got wrong (notebook 08).
 
     AdaBoost.SAMME by resampling, see ``reweighted``; votes weigh probabilities, not answers.
@@ -181,6 +198,7 @@ def boosting(build: Build, train: Split, recipe: Recipe, count: int, *, seed: in
         recipe: How.
         count: How many members.
         seed: Of the first member's training; the next ones follow.
+        backup: Folder of its own for the state, see ``independent``.
 
     Raises:
         ParameterError: There is no member.
@@ -190,12 +208,14 @@ def boosting(build: Build, train: Split, recipe: Recipe, count: int, *, seed: in
     found, seconds = [], []
     for place in range(count):
         sample = resampled(train, seed + place, weights) if place else train
-        model, took = _trained(build, sample, recipe, seed + place)
+        state = _place(backup, seed + place)
+        model, took = _trained(build, sample, recipe, seed + place, state)
         logits = evaluation.predict_logits(model, train.images)
         wrong = ~evaluation.right(logits, train.labels)
         weights, votes[place] = reweighted(weights, wrong, logits.shape[1])
         found.append(model)
         seconds.append(took)
+    supervision.clear(backup)
     shares = votes / votes.sum() if votes.any() else np.full(count, 1 / count)
     average = ensemble.Average(tuple(shares.tolist()), (1.0,) * count)
     return Members(tuple(found), average, tuple(seconds))
@@ -208,7 +228,15 @@ def _copy(model: keras.Model) -> keras.Model:
     return copy
 
 
-def snapshots(build: Build, train: Split, recipe: Recipe, cycles: int, *, seed: int) -> Members:
+def snapshots(
+    build: Build,
+    train: Split,
+    recipe: Recipe,
+    cycles: int,
+    *,
+    seed: int,
+    backup: Path | None = None,
+) -> Members:
     """Train once, and keep the network at the end of each cycle of the rate (notebook 08).
 
     Snapshot ensembles (Huang et al., arXiv 1704.00109): the learning rate falls along a cosine to
@@ -221,6 +249,7 @@ def snapshots(build: Build, train: Split, recipe: Recipe, cycles: int, *, seed: 
         recipe: How; its schedule and sizes are replaced, and the optimizer starts anew each cycle.
         cycles: How many, and how many members; the epochs are shared out among them.
         seed: Of weights, order and augmentation.
+        backup: Folder of its own for the state, see ``independent``.
 
     Raises:
         ParameterError: There is not an epoch for each cycle.
@@ -235,8 +264,10 @@ def snapshots(build: Build, train: Split, recipe: Recipe, cycles: int, *, seed: 
         part = dataclasses.replace(
             recipe, epochs=epochs, schedule="cosine", warmup=0.0, final=0.0, sizes=()
         )
-        seconds.append(_fit(model, train, part, seed + cycle))
+        state = _place(backup, seed + cycle)
+        seconds.append(_fit(model, train, part, seed + cycle, state))
         found.append(_copy(model))
+    supervision.clear(backup)
     return Members(tuple(found), ensemble.uniform(cycles), tuple(seconds))
 
 

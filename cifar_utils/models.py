@@ -165,8 +165,8 @@ PUBLISHED: dict[str, tuple[str, float, str]] = {
     "vgg": ("VGG16", 92.64, "kuangliu/pytorch-cifar"),
 }
 """By network: an original, its published test accuracy in percent, and where. Most are larger than
-ours, and all but airbench94 were trained for 50 to 350 epochs. Neither GoogLeNet's nor
-MobileNetV2's paper is about CIFAR-10."""
+ours, and all but airbench94 were trained for 50 to 350 epochs. The papers of VGG, GoogLeNet and
+MobileNetV2 are not about CIFAR-10; VGG's figure is of a well-known repository."""
 
 
 def options(name: str) -> list[str]:

@@ -174,10 +174,7 @@ class _Plan:
         }
         have = parameters.schema(parameters.notebook(stage))
         values = have | {name: shared[name] for name in have if name in shared} | given
-        for name in keys.FILES:
-            if isinstance(values.get(name), str):
-                values[name] = keys.located(values[name])
-        return values
+        return {name: keys.anywhere(name, value) for name, value in values.items()}
 
     def verdicts(self) -> list[Verdict]:
         """Return for each stage asked for why it would run."""

@@ -257,7 +257,7 @@ FAST = Recipe(
 
 
 USUAL_RATES = {"adam": 1e-3, "adamw": 1e-3, "rmsprop": 1e-3, "sgd": 0.02, "muon": 0.05}
-"""A learning rate to begin with for each optimizer."""
+"""A learning rate to train from scratch with, for each optimizer; it soon undoes pretraining."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ runs by hand, or that a test runs, has none: then a training keeps to itself.
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,12 @@ def kept(backup: Path | None, name: str) -> Path | None:
     if backup is None or not supervised():
         return None
     return backup / re.sub(r"[^A-Za-z0-9]+", "_", name)
+
+
+def clear(backup: Path | None) -> None:
+    """Remove the state of trainings that are all done, if there is any and no pipeline does so."""
+    if backup is not None and not supervised():
+        shutil.rmtree(backup, ignore_errors=True)
 
 
 def tell(fact: dict[str, Any]) -> None:

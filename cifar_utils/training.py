@@ -272,7 +272,7 @@ def fit(
                 **targets,
             )
             if recipe.sizes:  # or TensorFlow compiles the second size for any size, which is slow
-                trained.make_train_function(force=True)
+                trained.train_function = None
             with _advised(recipe):
                 trained.fit(
                     native.feed(distribution.share(batches)),

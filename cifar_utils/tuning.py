@@ -16,7 +16,16 @@ import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 from sklearn.model_selection import StratifiedKFold
 
-from cifar_utils import evaluation, experiments, recipes, runtime, spaces, studies, training
+from cifar_utils import (
+    evaluation,
+    experiments,
+    recipes,
+    runtime,
+    spaces,
+    studies,
+    supervision,
+    training,
+)
 from cifar_utils.data import Dataset, Split
 from cifar_utils.errors import DivergedError, ParameterError, RunError, nearest
 from cifar_utils.evaluation import Interval
@@ -435,7 +444,12 @@ def folds(labels: np.ndarray, count: int, seed: int = 0) -> list[tuple[np.ndarra
 
 
 def cross_validate(
-    variants: Mapping[str, Variant], images: Split, *, count: int, seed: int = 0
+    variants: Mapping[str, Variant],
+    images: Split,
+    *,
+    count: int,
+    seed: int = 0,
+    backup: Path | None = None,
 ) -> CrossValidation:
     """Train each variant once a fold, on the images of the other folds (notebook 07 introduces it).
 
@@ -446,6 +460,7 @@ def cross_validate(
         images: To learn from and to judge by.
         count: Number of folds.
         seed: Of the folds, and in each training of weights, order and augmentation.
+        backup: Folder of its own where ``cifar run``, if it runs the notebook, keeps what is done.
 
     Raises:
         ParameterError: See ``folds``.
@@ -460,8 +475,9 @@ def cross_validate(
             keras.utils.set_random_seed(seed)
             model = build()
             part = Split(images.images[learned], images.labels[learned])
+            place = supervision.kept(backup, f"{name} {fold}")
             with contextlib.redirect_stdout(io.StringIO()):
-                fitted = fit(model, part, None, seed=seed)
+                fitted = fit(model, part, None, seed=seed, backup=place)
             outputs = evaluation.predict_logits(model, images.images[judged])
             if name not in logits:
                 logits[name] = np.empty((len(images), outputs.shape[1]), np.float32)

@@ -95,6 +95,7 @@ def smoke_environment(folder: Path) -> dict[str, str]:
     return {
         "CIFAR_UTILS_ARTIFACTS_DIR": str(folder / "artifacts"),
         "CIFAR_UTILS_DATA_DIR": str(folder / "data"),
+        "CIFAR_UTILS_LIVE": "0",
         "CIFAR_UTILS_PROFILE": "smoke",
         "CIFAR_UTILS_RESNET50_WEIGHTS": "none",
         "TF_CPP_MIN_LOG_LEVEL": "2",

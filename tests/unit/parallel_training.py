@@ -13,20 +13,29 @@ import sys
 IMAGES, BATCH, EPOCHS = 70, 16, 2
 
 
-def main(backend: str, *trainings: str) -> None:
+def two_devices(backend: str) -> None:
+    """Have the backend find two processors."""
     os.environ |= {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "2"}
-    shares = []
     if backend == "tensorflow":
         import tensorflow
 
         processor = tensorflow.config.list_physical_devices("CPU")[0]
         two = [tensorflow.config.LogicalDeviceConfiguration()] * 2
         tensorflow.config.set_logical_device_configuration(processor, two)
+    elif "KERAS_DISTRIBUTION_JOB_ADDRESSES" not in os.environ:
+        import jax
+
+        jax.config.update("jax_num_cpu_devices", 2)
+
+
+def main(backend: str, *trainings: str) -> None:
+    two_devices(backend)
+    shares = []
+    if backend == "tensorflow":
+        import tensorflow
     else:
         import jax
 
-        if "KERAS_DISTRIBUTION_JOB_ADDRESSES" not in os.environ:
-            jax.config.update("jax_num_cpu_devices", 2)
         assemble = jax.make_array_from_process_local_data
 
         def witness(*arguments):

@@ -67,6 +67,7 @@ def test_help_names_every_option_of_run(capsys):
         (["run", "--from", "thrid"], "did you mean 'third'?"),
         (["run", "1", "--from", "2"], "not both"),
         (["run", "--set", "EPOCH=3"], "did you mean 'EPOCHS'?"),
+        (["run", "--set", "epochs=three"], "EPOCHS=three: expected an integer, such as 2"),
         (["run", "--set", "EPOCHS=three"], "expected an integer, such as 2"),
         (["run", "--profile", "smok"], "unknown profile 'smok'; did you mean 'smoke'?"),
         (["run", "--seed", "-1"], "expected 0 to 4294967295"),

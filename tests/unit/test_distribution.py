@@ -95,6 +95,37 @@ def test_batches_are_split_on_tensorflow(on_tensorflow):
     }
 
 
+EVERYTHING = """
+import dataclasses, pathlib, sys
+from tests.unit import parallel_training
+parallel_training.two_devices(sys.argv[1])
+from cifar_utils import evaluation, models, recipes, runtime, training
+from tests.unit.trainable import coloured
+assert runtime.start(0, devices=2).devices == 2
+recipe = dataclasses.replace(
+    recipes.FAST, epochs=4, batch_size=20, sizes=((0.5, 24),), averaging="lookahead", patience=4
+)
+model, judged = models.fast_cnn((8, 16, 16)), coloured(50, 1)
+found = training.fit(model, coloured(401), judged, recipe, seed=0, backup=pathlib.Path("state"))
+assert list(found.history["epoch"]) == [1, 2, 3, 4]
+right = evaluation.right(evaluation.predict_logits(model, judged.images), judged.labels)
+assert right.mean() > 0.3, right.mean()
+"""
+
+
+@pytest.mark.parametrize("backend", ["jax", "tensorflow"])
+def test_two_devices_train_with_all_that_a_recipe_can_ask_for(backend, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", EVERYTHING, backend],
+        env=os.environ | {"PYTHONPATH": str(SCRIPT.parents[2])},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 def test_two_hosts_find_what_one_finds(on_jax):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

@@ -359,13 +359,17 @@ def test_it_works_on_the_other_backend(tmp_path):
 import pathlib, sys
 import keras
 assert keras.backend.backend() == "jax"
-from tests.unit import test_finetuning as tuning, test_folded as folding, test_optimizers as rates
+from tests.unit import test_finetuning as tuning, test_folded as folding
+from tests.unit import test_normalization as statistics, test_optimizers as rates
 folding.test_training_is_that_of_the_network_and_changes_the_same_weights()
 for policy, tolerance in (("float32", 1e-5), ("mixed_bfloat16", 3e-2)):
     folding.test_inference_gives_the_same_outputs_without_normalisation(policy, tolerance)
 keras.config.set_dtype_policy("float32")
 rates.test_each_layer_learns_at_its_own_rate("sgd")
 rates.test_each_layer_learns_at_its_own_rate("adamw")
+tuning.test_rates_follow_the_size_of_the_weights()
+statistics.test_statistics_are_those_of_the_images(False, 25)
+statistics.test_only_the_statistics_of_a_frozen_resnet_change()
 tuning.test_both_parts_together_are_the_model("conv4")
 phases = [tuning.Phase("conv5", tuning.RICH), tuning.Phase("conv4", tuning.GENTLE, cached=True)]
 expected, _ = tuning.tuned(phases)

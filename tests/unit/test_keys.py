@@ -92,13 +92,14 @@ def test_the_key_notices_another_weights_file(stage, tmp_path, monkeypatch):
     assert keys.facts(stage, values) != before
 
 
-def test_the_key_notices_another_recipe_in_the_same_file(stage, tmp_path):
-    recipe = tmp_path / "recipe.json"
-    recipe.write_text("one")
-    before = keys.facts(stage, {"RECIPE": str(recipe)})
-    recipe.write_text("two")
-    assert keys.facts(stage, {"RECIPE": str(recipe)}) != before
-    assert "recipe" not in keys.facts(stage, {"RECIPE": ""})
+@pytest.mark.parametrize("name", ["RECIPE", "SPACE"])
+def test_the_key_notices_other_content_of_the_same_file(stage, tmp_path, name):
+    path = tmp_path / "file"
+    path.write_text("one")
+    before = keys.facts(stage, {name: str(path)})
+    path.write_text("two")
+    assert keys.facts(stage, {name: str(path)}) != before
+    assert name.lower() not in keys.facts(stage, {name: ""})
 
 
 LIBRARY = {

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cifar_utils import batches, evaluation, members, recipes, training
+from cifar_utils import batches, evaluation, members, recipes, supervision, training
 from cifar_utils.data import Split
 from cifar_utils.errors import ParameterError
 from tests.unit.trainable import coloured, small_model, small_network
@@ -29,7 +29,22 @@ def test_independent_members_are_trainings_with_other_seeds():
     assert min(found.seconds) > 0
 
 
-def test_a_killed_training_of_members_trains_none_twice(tmp_path, monkeypatch):
+WAYS = {
+    "independent": lambda **options: members.independent(
+        small_model, TRAIN, RECIPE, (1, 2), **options
+    ),
+    "bagging": lambda **options: members.bagging(small_model, TRAIN, RECIPE, 2, seed=1, **options),
+    "boosting": lambda **options: members.boosting(
+        small_model, TRAIN, RECIPE, 2, seed=1, **options
+    ),
+    "snapshots": lambda **options: members.snapshots(
+        small_network, TRAIN, RECIPE, 2, seed=1, **options
+    ),
+}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_a_killed_training_of_members_trains_none_twice(tmp_path, monkeypatch, way):
     folder, fit, start, seeds = tmp_path / "backup", training.fit, batches.Batches.start, set()
 
     def killed(*arguments, seed, **options):
@@ -43,15 +58,26 @@ def test_a_killed_training_of_members_trains_none_twice(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(training, "fit", killed)
-        members.independent(small_model, TRAIN, RECIPE, (1, 2), backup=folder)
+        way(backup=folder)
     with monkeypatch.context() as patch:
         patch.setattr(batches.Batches, "start", watched)
-        found = members.independent(small_model, TRAIN, RECIPE, (1, 2), backup=folder)
-    assert seeds == {2}
+        found = way(backup=folder)
+    assert 2 in seeds
+    assert 1 not in seeds
     assert not folder.exists()
-    whole = members.independent(small_model, TRAIN, RECIPE, (1, 2))
+    whole = way()
     for model, other in zip(found.models, whole.models, strict=True):
         np.testing.assert_array_equal(weights(model), weights(other))
+
+
+def test_cifar_run_keeps_the_members_until_the_notebook_has_ended(tmp_path, monkeypatch):
+    (tmp_path / "backup").mkdir()
+    other = tmp_path / "backup" / "attempt.json"
+    other.touch()
+    monkeypatch.setenv(supervision.VARIABLE, str(tmp_path))
+    members.independent(small_model, TRAIN, RECIPE, (1,), backup=tmp_path / "backup" / "members")
+    assert other.exists()
+    assert (tmp_path / "backup" / "members" / "seed_1" / "training.npz").exists()
 
 
 def test_a_bootstrap_sample_has_its_labels_and_about_63_percent_of_the_images():

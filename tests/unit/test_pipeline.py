@@ -242,13 +242,24 @@ def test_other_settings_run_a_stage_again_and_what_builds_on_it(root, folder):
     assert "[1/1] 02_second  already finished" in log
 
 
-@pytest.mark.parametrize("name", ["WEIGHTS", "RECIPE"])
+@pytest.mark.parametrize("name", ["WEIGHTS", "RECIPE", "SPACE"])
 def test_a_file_is_found_from_any_folder(name, stage, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.chdir(tmp_path)
     plan = pipeline._Plan(stage.run, request(), {})
     assert plan.values(stage.name, {name: "file"})[name] == str(tmp_path / "file")
     assert plan.values(stage.name, {name: "none"})[name] == "none"
+
+
+def test_a_new_journal_is_written_where_it_was_asked_for(stage, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = pipeline._Plan(stage.run, request(), {})
+    for given, meant in {
+        "new.journal": str(tmp_path / "new.journal"),
+        "postgresql://user@host/name": "postgresql://user@host/name",
+        "": "",
+    }.items():
+        assert plan.values(stage.name, {"STORAGE": given})["STORAGE"] == meant
 
 
 def test_a_missing_recipe_is_refused_before_anything_runs(root, folder, monkeypatch):

@@ -1,3 +1,5 @@
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from cifar_utils import (
     transfer,
 )
 from cifar_utils.data import Split
-from cifar_utils.errors import CifarUtilsError, DataError, ParameterError
+from cifar_utils.errors import CifarUtilsError, DataError, DivergedError, ParameterError
 from tests.unit.trainable import coloured, small_model, small_network
 
 
@@ -89,6 +91,16 @@ def test_a_diverging_loss_says_what_to_lower():
         CifarUtilsError, match=r"(diverged|became|died).* lower the learning rate \(now"
     ):
         training.fit(small_model(), coloured(100), None, recipe, seed=0)
+
+
+def test_a_validation_loss_that_is_no_number_says_what_to_lower(monkeypatch):
+    model, validation = small_model(), coloured(20, 1)
+    evaluate = model.evaluate
+    lost = {"loss": math.nan, "accuracy": 0.1}
+    monkeypatch.setattr(model, "evaluate", lambda *given, **named: evaluate(*given, **named) | lost)
+    recipe = recipes.Recipe(epochs=3, batch_size=10, patience=1)
+    with pytest.raises(DivergedError, match="validation loss became nan in epoch 1; lower the"):
+        training.fit(model, coloured(100), validation, recipe, seed=0)
 
 
 def test_a_loss_that_is_high_for_a_while_is_left_alone():

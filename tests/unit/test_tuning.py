@@ -6,7 +6,19 @@ import optuna
 import pandas as pd
 import pytest
 
-from cifar_utils import cli, data, models, paths, plots, profiles, recipes, spaces, studies, tuning
+from cifar_utils import (
+    cli,
+    data,
+    models,
+    paths,
+    plots,
+    profiles,
+    recipes,
+    spaces,
+    studies,
+    supervision,
+    tuning,
+)
 from cifar_utils.errors import ParameterError, RunError
 from cifar_utils.recipes import Recipe
 from cifar_utils.spaces import Dimension
@@ -192,8 +204,9 @@ def test_folds_that_cannot_be_made_are_refused(count):
 def test_no_network_judges_what_it_learned_from(monkeypatch):
     learned, judged = [], []
 
-    def fit(model, train, validation, *, seed):
+    def fit(model, train, validation, *, seed, backup):
         assert validation is None
+        assert backup is None
         learned.append(set(train.images[:, 0, 0, 0].tolist()))
         return tuning.training.Fitted(pd.DataFrame(), 1.0)
 
@@ -217,6 +230,36 @@ def test_no_network_judges_what_it_learned_from(monkeypatch):
     assert (found.table["accuracy"] == 1).all(), "outputs are put where their images are"
     assert (found.logits["a"].argmax(1) == images.labels).all()
     assert found.difference("b", "a") == (0, 0, 0)
+
+
+def test_a_killed_cross_validation_trains_no_fold_twice(tmp_path, monkeypatch):
+    recipe = Recipe(epochs=2, batch_size=50, learning_rate=0.03)
+    variants = dict.fromkeys(("a", "b"), (small_model, recipe))
+    whole = tuning.cross_validate(variants, TRAIN, count=2)
+    monkeypatch.setenv(supervision.VARIABLE, str(tmp_path))
+    fit, trained = tuning.training.fit, []
+
+    def killed(*arguments, **options):
+        trained.append(options["backup"].name)
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        return fit(*arguments, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(tuning.training, "fit", killed)
+        tuning.cross_validate(variants, TRAIN, count=2, backup=tmp_path / "folds")
+    assert trained == ["a_1", "a_2", "b_1"]
+    learn, calls = keras.Model.fit, []
+
+    def counted(*arguments, **options):
+        calls.append(arguments)
+        return learn(*arguments, **options)
+
+    monkeypatch.setattr(keras.Model, "fit", counted)
+    found = tuning.cross_validate(variants, TRAIN, count=2, backup=tmp_path / "folds")
+    assert len(calls) == 2, "only those of b"
+    for name in variants:
+        np.testing.assert_array_equal(found.logits[name], whole.logits[name])
 
 
 def test_cross_validation_tells_a_good_recipe_from_a_bad_one():
