@@ -119,8 +119,8 @@ def main() -> None:
         train = functools.partial(member, train=dataset.train, recipe=recipe, seed=seed)
         networks[f"seed {seed}"], seconds[f"seed {seed}"] = kept(folder, f"member_{seed}", train)
     judging = dataset.validation
-    answers = [evaluation.predict_logits(one, judging.images) for one in networks.values()]
-    combination = ensemble.fit_temperatures(answers, judging.labels)
+    seen = {name: evaluation.predict_logits(one, judging.images) for name, one in networks.items()}
+    combination = ensemble.fit_temperatures(list(seen.values()), judging.labels)
     whole = ensemble.assemble(list(networks.values()), combination)
     name = f"student_of_{seeds[0]}_to_{seeds[-1]}_{lessons}_epochs"
     train = functools.partial(
@@ -142,17 +142,18 @@ def main() -> None:
     longer, alone = kept(folder, f"member_{seeds.stop}_{lessons}_epochs", train)
 
     title, other = f"student, {lessons} epochs", f"no teacher, {lessons} epochs"
-    judged = {**networks, "ensemble": whole, other: longer, title: pupil}
+    others = {"ensemble": whole, other: longer, title: pupil}
+    judged = networks | others
     all_members = sum(seconds.values())
     seconds |= {"ensemble": all_members, other: alone, title: all_members + taught}
     images, labels = dataset.test.images, dataset.test.labels
     test = {name: evaluation.predict_logits(each, images) for name, each in judged.items()}
-    seen = {name: evaluation.predict_logits(each, judging.images) for name, each in judged.items()}
+    seen |= {name: evaluation.predict_logits(each, judging.images) for name, each in others.items()}
 
     def best(logits: dict[str, np.ndarray], truth: np.ndarray) -> str:
         return max(networks, key=lambda name: evaluation.accuracy(logits[name], truth).value)
 
-    chosen = best(dict(zip(networks, answers, strict=True)), judging.labels)
+    chosen = best(seen, judging.labels)
     highest = best(test, labels)
     print(
         f"| model | validation accuracy, {kind}, n = {len(judging):,} | test accuracy, n = "

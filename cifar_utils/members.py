@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +66,18 @@ def _trained(
     return model, _fit(model, train, recipe, seed, backup)
 
 
+def _alike(
+    build: Build, lessons: Iterable[tuple[int, Split]], recipe: Recipe, backup: Path | None
+) -> Members:
+    """Train a member with each seed on what stands beside it; all have the same vote."""
+    found, seconds = zip(
+        *(_trained(build, train, recipe, seed, _place(backup, seed)) for seed, train in lessons),
+        strict=True,
+    )
+    supervision.clear(backup)
+    return Members(found, ensemble.uniform(len(found)), seconds)
+
+
 def independent(
     build: Build,
     train: Split,
@@ -91,12 +103,7 @@ def independent(
         ParameterError: There is no seed.
     """
     _check_count("the number of seeds", len(seeds))
-    found, seconds = zip(
-        *(_trained(build, train, recipe, seed, _place(backup, seed)) for seed in seeds),
-        strict=True,
-    )
-    supervision.clear(backup)
-    return Members(found, ensemble.uniform(len(found)), seconds)
+    return _alike(build, ((seed, train) for seed in seeds), recipe, backup)
 
 
 def resampled(train: Split, seed: int, weights: np.ndarray | None = None) -> Split:
@@ -145,15 +152,8 @@ def bagging(
         ParameterError: There is no member.
     """
     _check_count("count", count)
-    found, seconds = zip(
-        *(
-            _trained(build, resampled(train, each), recipe, each, _place(backup, each))
-            for each in range(seed, seed + count)
-        ),
-        strict=True,
-    )
-    supervision.clear(backup)
-    return Members(found, ensemble.uniform(count), seconds)
+    samples = ((each, resampled(train, each)) for each in range(seed, seed + count))
+    return _alike(build, samples, recipe, backup)
 
 
 def reweighted(
