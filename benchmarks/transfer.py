@@ -242,7 +242,6 @@ def accuracy(folder: str, images: int | None, epochs: int, size: int) -> None:
         epochs,
         128,
         optimizer="adamw",
-        weight_decay=1e-4,
         learning_rate=6e-4,
         warmup=0.1,
         label_smoothing=0.1,

@@ -331,6 +331,12 @@ METHODS: dict[str, Callable[[Sequence[np.ndarray], np.ndarray], Combination]] = 
 """Ways from members' outputs and labels to a combination, by name; the first two learn nothing."""
 
 
+def check_method(name: str) -> None:
+    """Refuse what is no key of ``METHODS``, with ParameterError."""
+    if name not in METHODS:
+        raise ParameterError(f"unknown method {name!r}{nearest(name, list(METHODS))}")
+
+
 def out_of_fold(
     fit: Callable[[Sequence[np.ndarray], np.ndarray], Combination],
     logits: Sequence[np.ndarray],

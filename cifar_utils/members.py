@@ -34,6 +34,10 @@ class Members:
     combination: ensemble.Average
     seconds: tuple[float, ...]
 
+    def whole(self) -> keras.Model:
+        """Return the ensemble as one model, see ``ensemble.assemble``."""
+        return ensemble.assemble(self.models, self.combination)
+
 
 def _check_count(what: str, count: int) -> None:
     """Refuse ensembles of nothing."""
@@ -281,7 +285,7 @@ def compared(ways: Mapping[str, Members], validation: Split) -> pd.DataFrame:
     Returns:
         A row for ``one network`` and one for each ensemble, see ``ensemble.gains``; besides,
         ``disagreement``, the mean over pairs of members, see ``ensemble.diversity``, missing for
-        one network; and ``seconds`` of training.
+        one network; ``seconds`` of training; and ``milliseconds`` for one picture.
     """
     logits = {
         name: [evaluation.predict_logits(model, validation.images) for model in way.models]
@@ -297,6 +301,9 @@ def compared(ways: Mapping[str, Members], validation: Split) -> pd.DataFrame:
         unlike = ensemble.diversity(named, validation.labels)["disagreement"]
         table.loc[name, "disagreement"] = unlike.mean()
     table["seconds"] = [ways[first].seconds[0], *(sum(way.seconds) for way in ways.values())]
+    asked = [ways[first].models[0], *(way.whole() for way in ways.values())]
+    picture = validation.images[0]
+    table["milliseconds"] = [1e3 * evaluation.latency(model, picture) for model in asked]
     return table
 
 

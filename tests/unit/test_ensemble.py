@@ -366,6 +366,7 @@ GOOD, LABELS = drawn([1.0, 2.0])
             "member 1, .* takes uint8 .*16, 16, 3",
         ),
         (lambda: ensemble.with_views(small_model(), "mirrr"), ParameterError, "did you mean"),
+        (lambda: ensemble.check_method("stackin"), ParameterError, "did you mean 'stacking'"),
     ],
 )
 def test_what_does_not_fit_is_refused(call, error, message):

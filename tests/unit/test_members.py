@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cifar_utils import batches, evaluation, members, recipes, supervision, training
+from cifar_utils import batches, evaluation, members, models, recipes, supervision, training
 from cifar_utils.data import Split
 from cifar_utils.errors import ParameterError
 from tests.unit.trainable import coloured, small_model, small_network
@@ -176,6 +176,17 @@ def test_ways_are_compared_with_one_network():
     assert np.isnan(table.loc["one network", "disagreement"])
     seconds = [ways["seeds"].seconds[0], sum(ways["seeds"].seconds)]
     assert table["seconds"].tolist()[:2] == seconds
+    assert (table["milliseconds"] > 0).all()
+
+
+def test_members_can_be_kept_as_one_model(tmp_path):
+    found = members.snapshots(small_network, TRAIN, RECIPE, 2, seed=0)
+    models.save(found.whole(), tmp_path / "model.keras")
+    voted = found.combination(
+        [evaluation.predict_logits(each, VALIDATION.images) for each in found.models]
+    )
+    again = evaluation.predict_logits(models.load(tmp_path / "model.keras"), VALIDATION.images)
+    np.testing.assert_allclose(again, voted, atol=1e-4)
 
 
 def test_snapshots_are_the_ends_of_the_cycles_of_one_training():
