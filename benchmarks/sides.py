@@ -1,14 +1,72 @@
-"""Commands that measure themselves, side by side."""
+"""Commands that measure themselves, side by side, and what they measure with."""
 
 import json
 import resource
 import statistics
 import subprocess
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
 
 
 def peak_memory() -> float:
     """Return the most memory that this process has had so far, in GiB."""
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
+
+
+def operations(step: Callable[[], object], count: int = 4) -> dict[str, float]:
+    """Return the milliseconds of a step, and those in each kind of TensorFlow's operations.
+
+    Operations run side by side, so that they sum to more than the step.
+
+    Args:
+        step: What to run; it ran before.
+        count: How often to run it.
+    """
+    from tensorflow.profiler import experimental as profiler
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    with tempfile.TemporaryDirectory() as folder:
+        profiler.start(folder)
+        started = time.perf_counter()
+        for _ in range(count):
+            step()
+        whole = time.perf_counter() - started
+        profiler.stop()
+        (path,) = Path(folder).rglob("*.xplane.pb")
+        space = xplane_pb2.XSpace.FromString(path.read_bytes())
+    spent: Counter[str] = Counter()
+    for plane in space.planes:
+        for line in plane.lines:
+            for event in line.events:
+                name, _, kind = plane.event_metadata[event.metadata_id].name.rpartition(":")
+                if name and not name.endswith(":"):  # not a C++ function's
+                    spent[kind] += event.duration_ps / 1e9 / count
+    return {"a step": 1000 * whole / count, "sum of the operations": sum(spent.values()), **spent}
+
+
+def print_operations(commands: dict[str, list[str]]) -> None:
+    """Print a Markdown table of ``operations`` of at least 1% of a step, a column a command.
+
+    Args:
+        commands: Title and command. The last line that a command prints is a JSON object with
+            ``operations``.
+    """
+    found = {}
+    for title, command in commands.items():
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        found[title] = json.loads(output.splitlines()[-1])["operations"]
+    table = pd.DataFrame(found).fillna(0.0)
+    table = table[(table / table.loc["a step"]).max(axis=1) >= 0.01]
+    table = table.sort_values(table.columns[-1], ascending=False)
+    print("| milliseconds of | " + " | ".join(table.columns) + " |")
+    print("|---|" + "--:|" * len(table.columns))
+    for name, row in table.iterrows():
+        print(f"| {name} | " + " | ".join(f"{value:,.0f}" for value in row) + " |")
 
 
 def print_rates(commands: dict[str, list[str]], reference: str, rounds: int) -> None:

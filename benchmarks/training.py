@@ -1,14 +1,16 @@
 """How quickly do networks train, and how good do they get?
 
 usage: python -m benchmarks.training step [--torch PYTHON] [--rounds 5]
+       python -m benchmarks.training profile [--batch 1000]
        python -m benchmarks.training fit DIR [--recipe fast] [--epochs N] [--seed 0]
 
 ``step`` prints a Markdown table of images a second, one process a measurement, alternating, and the
 median of each round's ratio. PYTHON is an interpreter that has PyTorch; it adds the same network
-there. ``fit`` trains on all 50,000
-training images in DIR, and prints one JSON object: the accuracy on the test images, which nothing
-was chosen by, after each epoch, the seconds until then without judging, and the peak memory.
-``benchmarks/airbench.py`` does the same for the recipe that this is held against.
+there. ``profile`` says where the milliseconds of a step of ``fast_cnn`` go, by TensorFlow's own
+profiler. ``fit`` trains on all 50,000 training images in DIR, and prints one JSON object: the
+accuracy on the test images, which nothing was chosen by, after each epoch, the seconds until then
+without judging, and the peak memory. ``benchmarks/airbench.py`` does the same for the recipe that
+this is held against.
 """
 
 import argparse
@@ -34,8 +36,11 @@ NETWORKS = {
 }
 
 
-def measure_step(kind: str, batch: int) -> dict:
-    """Return images a second of training steps on random images, the median of ``STEPS``."""
+def measure_step(kind: str, batch: int, operations: bool) -> dict:
+    """Return images a second of training steps on random images, the median of ``STEPS``.
+
+    With ``operations`` it is the time of each kind of operation instead.
+    """
     import keras
 
     from cifar_utils import fused, models, recipes, runtime
@@ -59,6 +64,8 @@ def measure_step(kind: str, batch: int) -> dict:
         for _ in range(repeats):
             model.train_on_batch(images, targets)
         seconds.append((time.perf_counter() - started) / repeats)
+    if operations:
+        return {"operations": sides.operations(lambda: model.train_on_batch(images, targets))}
     return {"images_per_second": batch / statistics.median(seconds[2:])}
 
 
@@ -119,20 +126,22 @@ def measure_fit(folder: str, name: str, epochs: int | None, seed: int) -> dict:
     }
 
 
+def commands_of(batch: int) -> dict[str, list[str]]:
+    """Return for each network the command that measures its step."""
+    start = (sys.executable, "-m", "benchmarks.training", "one-step")
+    return {title: [*start, kind, "--batch", str(batch)] for title, kind in NETWORKS.items()}
+
+
+def profile(batch: int) -> None:
+    """Print where the time of a step goes, for ``fast_cnn`` of Keras's own layers and of ours."""
+    commands = commands_of(batch)
+    titles = ("fast_cnn, Keras's own layers", "fast_cnn")
+    sides.print_operations({title: [*commands[title], "--operations"] for title in titles})
+
+
 def compare_steps(torch: str | None, rounds: int, batch: int) -> None:
     """Print a table of all networks, measured in turn, each in a process of its own."""
-    commands = {
-        title: [
-            sys.executable,
-            "-m",
-            "benchmarks.training",
-            "one-step",
-            kind,
-            "--batch",
-            str(batch),
-        ]
-        for title, kind in NETWORKS.items()
-    }
+    commands = commands_of(batch)
     script = str(Path(__file__).with_name("airbench.py"))
     for activation in ("relu", "gelu") if torch else ():
         commands[f"the same network in PyTorch, {activation}"] = [
@@ -148,9 +157,11 @@ def main() -> None:
     step = commands.add_parser("step")
     step.add_argument("--torch", help="an interpreter with PyTorch")
     step.add_argument("--rounds", type=int, default=5)
+    where = commands.add_parser("profile")
     one = commands.add_parser("one-step")
     one.add_argument("kind")
-    for command in (step, one):
+    one.add_argument("--operations", action="store_true")
+    for command in (step, where, one):
         command.add_argument("--batch", type=int, default=1000)
     fit = commands.add_parser("fit")
     fit.add_argument("folder")
@@ -161,8 +172,11 @@ def main() -> None:
     if options.command == "step":
         compare_steps(options.torch, options.rounds, options.batch)
         return
+    if options.command == "profile":
+        profile(options.batch)
+        return
     if options.command == "one-step":
-        found = measure_step(options.kind, options.batch)
+        found = measure_step(options.kind, options.batch, options.operations)
     else:
         found = measure_fit(options.folder, options.recipe, options.epochs, options.seed)
     print(json.dumps({**found, "peak_memory_gib": sides.peak_memory()}))

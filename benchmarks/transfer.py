@@ -10,7 +10,7 @@ usage: python -m benchmarks.transfer features [--torch PYTHON] [--size 64] [--ro
 ``features`` and ``finetune`` print a Markdown table of images a second on random images and
 weights, one process a measurement, alternating. PYTHON is an interpreter that has PyTorch; it adds
 the same network there (``benchmarks/resnet50_torch.py``). ``profile`` says where the milliseconds
-of a fine-tuning step go, by what oneDNN reports of each of its operations. ``naive`` compares two
+of a fine-tuning step go, by TensorFlow's own profiler. ``naive`` compares two
 ways to train a head on frozen features of the images in DIR: the whole network forward in every
 epoch, and the features once. Of the first way only so many epochs are measured; the rest is
 estimated from them, and the output says so. ``extract`` says how fast features are written to
@@ -26,18 +26,15 @@ import dataclasses
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-import pandas as pd
 
 from benchmarks import sides
 from cifar_utils import (
@@ -78,17 +75,21 @@ STEPS = 8
 """How often work is timed; the first two do not count."""
 
 
-def timed(work: Callable[[], object], rounds: int = STEPS) -> float:
-    """Return the median seconds of ``work`` after it ran twice."""
+def rated(
+    work: Callable[[], object], images: int, operations: bool, rounds: int = STEPS
+) -> dict[str, Any]:
+    """Return the images a second of ``work`` after it ran twice; or the time of its operations."""
     seconds = []
     for _ in range(rounds):
         started = time.perf_counter()
         work()
         seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds[2:])
+    if operations:
+        return {"operations": sides.operations(work)}
+    return {"images_per_second": images / statistics.median(seconds[2:])}
 
 
-def measure_features(kind: str, size: int, batch: int) -> dict:
+def measure_features(kind: str, size: int, batch: int, operations: bool) -> dict:
     """Return images a second of ``predict`` on random images."""
     variant, policy = kind.split()
     runtime.start(0, policy)
@@ -96,11 +97,12 @@ def measure_features(kind: str, size: int, batch: int) -> dict:
     if variant == "ours":
         model = folded.inference(model)
     images = np.random.default_rng(0).integers(0, 256, (4 * batch, 32, 32, 3), dtype=np.uint8)
-    seconds = timed(lambda: model.predict(images, batch_size=batch, verbose=0), 5)
-    return {"images_per_second": len(images) / seconds}
+    return rated(
+        lambda: model.predict(images, batch_size=batch, verbose=0), len(images), operations, 5
+    )
 
 
-def measure_finetune(kind: str, size: int, batch: int) -> dict:
+def measure_finetune(kind: str, size: int, batch: int, operations: bool) -> dict:
     """Return images a second of training steps of the whole network on random images."""
     variant, policy = kind.split()
     runtime.start(0, policy)
@@ -120,50 +122,28 @@ def measure_finetune(kind: str, size: int, batch: int) -> dict:
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (batch, 32, 32, 3), dtype=np.uint8)
     targets = np.eye(10, dtype=np.float32)[generator.integers(0, 10, batch)]
-    return {"images_per_second": batch / timed(lambda: model.train_on_batch(images, targets))}
+    return rated(lambda: model.train_on_batch(images, targets), batch, operations)
+
+
+def commands_of(what: str, *options: str) -> dict[str, list[str]]:
+    """Return for each kind of network the command that measures it."""
+    return {
+        title: [sys.executable, "-m", "benchmarks.transfer", "one", what, kind, *options]
+        for title, kind in KINDS[what].items()
+    }
 
 
 def profile(size: int, batch: int) -> None:
     """Print where the time of a fine-tuning step goes, for Keras's network and for ours."""
-    found: dict[str, dict[str, float]] = {}
-    for title, kind in KINDS["finetune"].items():
-        command = [sys.executable, "-m", "benchmarks.transfer", "one", "finetune", kind]
-        lines = subprocess.run(
-            [*command, "--size", str(size), "--batch", str(batch)],
-            check=True,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"ONEDNN_VERBOSE": "profile_exec"},
-        ).stdout.splitlines()
-        whole = 1e3 * batch / json.loads(lines[-1])["images_per_second"]
-        parts: dict[str, float] = defaultdict(float)
-        for line in lines:
-            fields = line.split(",")
-            if fields[0] == "onednn_verbose" and "exec" in fields:
-                place = fields.index("exec")
-                primitive, direction, milliseconds = (
-                    fields[place + 2],
-                    fields[place + 4],
-                    fields[-1],
-                )
-                parts[f"{primitive}, {direction}"] += float(milliseconds) / STEPS
-        found[title] = {"a step": whole, "sum of the operations": sum(parts.values()), **parts}
-    table = pd.DataFrame(found).fillna(0.0)
-    table = table[table.max(axis=1) >= 1].sort_values(table.columns[-1], ascending=False)
-    print(f"milliseconds of a step, {size} px, batch {batch}\n")
-    print("| what | " + " | ".join(table.columns) + " |")
-    print("|---|" + "--:|" * len(table.columns))
-    for name, row in table.iterrows():
-        print(f"| {name} | " + " | ".join(f"{value:,.0f}" for value in row) + " |")
+    print(f"{size} px, batch {batch}\n")
+    options = ("--size", str(size), "--batch", str(batch), "--operations")
+    sides.print_operations(commands_of("finetune", *options))
 
 
 def compare(what: str, torch: str | None, rounds: int, size: int, batch: int) -> None:
     """Print a table of all kinds, measured in turn, each in a process of its own."""
     options = ["--size", str(size), "--batch", str(batch)]
-    commands = {
-        title: [sys.executable, "-m", "benchmarks.transfer", "one", what, kind, *options]
-        for title, kind in KINDS[what].items()
-    }
+    commands = commands_of(what, *options)
     if torch:
         script = str(Path(__file__).with_name("resnet50_torch.py"))
         commands["PyTorch, bfloat16, channels last"] = [torch, script, what, *options]
@@ -304,6 +284,7 @@ def main() -> None:
     one.add_argument("kind")
     one.add_argument("--batch", type=int, required=True)
     one.add_argument("--size", type=int, required=True)
+    one.add_argument("--operations", action="store_true")
     whole = commands.add_parser("naive")
     whole.add_argument("folder")
     whole.add_argument("--images", type=int, help="training images, all by default")
@@ -330,7 +311,7 @@ def main() -> None:
         profile(options.size, options.batch)
     elif options.command == "one":
         measure = {"features": measure_features, "finetune": measure_finetune}[options.what]
-        found = measure(options.kind, options.size, options.batch)
+        found = measure(options.kind, options.size, options.batch, options.operations)
         print(json.dumps({**found, "peak_memory_gib": sides.peak_memory()}))
     else:
         compare(options.command, options.torch, options.rounds, options.size, options.batch)

@@ -1,9 +1,7 @@
 """Small experiments: the same training again with one thing changed, and what that changed."""
 
-import contextlib
 import dataclasses
 import functools
-import io
 import itertools
 import json
 import math
@@ -22,7 +20,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from cifar_utils import evaluation, paths, supervision, training
+from cifar_utils import evaluation, live, paths, supervision, training
 from cifar_utils.data import Split
 from cifar_utils.errors import DivergedError, ParameterError
 from cifar_utils.evaluation import Interval
@@ -132,7 +130,7 @@ def _train(
     options = {} if place is None else {"backup": place / "state"}
     started = time.perf_counter()
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # a line an epoch would be too many
+        with live.silent():
             fitted = fit(model, train, judged, seed=seed, **options)
     except DivergedError as error:
         return _Trial(time.perf_counter() - started, str(error).partition(";")[0])

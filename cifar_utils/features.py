@@ -9,7 +9,6 @@ goes on there.
 import contextlib
 import dataclasses
 import hashlib
-import io
 import math
 import os
 import time
@@ -29,6 +28,7 @@ from cifar_utils import (
     audit,
     batches,
     folded,
+    live,
     models,
     paths,
     pretrained,
@@ -413,7 +413,7 @@ def heads(
         keras.utils.set_random_seed(seed)
         head = transfer.head(choice.hidden, choice.dropout)
         tried = dataclasses.replace(recipe, weight_decay=choice.weight_decay)
-        with contextlib.redirect_stdout(io.StringIO()):  # a line an epoch would be too many
+        with live.silent():
             state = supervision.kept(backup, f"head {number}")
             fitted = training.fit(head, seen, unseen, tried, seed=seed, backup=state)
         last = fitted.history.iloc[-1]

@@ -1,13 +1,30 @@
 """Learning curves that grow while a notebook trains, where somebody watches."""
 
+import contextlib
+import io
 import os
 import sys
+from collections.abc import Iterator
+from contextvars import ContextVar
 
 import keras
 import pandas as pd
 
 from cifar_utils import plots
 from cifar_utils.errors import ParameterError
+
+_silent = ContextVar("silent", default=False)
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Let trainings in the block print nothing and draw nothing: of many, it would be too much."""
+    before = _silent.set(True)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        _silent.reset(before)
 
 
 def interactive() -> bool:
@@ -71,9 +88,9 @@ def callbacks() -> list[keras.callbacks.Callback]:
     """Return what shows a training while it runs, for ``training.fit`` (notebook 02 introduces it).
 
     Returns:
-        One ``Curves`` where somebody watches, nothing elsewhere.
+        One ``Curves`` where somebody watches, nothing elsewhere and in a ``silent`` block.
 
     Raises:
         ParameterError: ``CIFAR_UTILS_LIVE`` is neither 0 nor 1.
     """
-    return [Curves()] if interactive() else []
+    return [Curves()] if interactive() and not _silent.get() else []

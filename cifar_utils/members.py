@@ -1,8 +1,6 @@
 """Ways to train the members of an ensemble, from several trainings or from one."""
 
-import contextlib
 import dataclasses
-import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +9,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from cifar_utils import ensemble, evaluation, models, normalization, supervision, training
+from cifar_utils import ensemble, evaluation, live, models, normalization, supervision, training
 from cifar_utils.data import Split
 from cifar_utils.errors import ParameterError
 from cifar_utils.recipes import Recipe
@@ -54,7 +52,7 @@ def _fit(
     model: keras.Model, train: Split, recipe: Recipe, seed: int, backup: Path | None = None
 ) -> float:
     """Train without a line an epoch, and return the seconds."""
-    with contextlib.redirect_stdout(io.StringIO()):
+    with live.silent():
         fitted = training.fit(
             model, train, None, recipe, seed=seed, backup=backup, keep_backup=True
         )

@@ -1,8 +1,6 @@
 """Finding hyper-parameters: trials that train, what they tell, and the recipe that wins."""
 
-import contextlib
 import dataclasses
-import io
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from sklearn.model_selection import StratifiedKFold
 from cifar_utils import (
     evaluation,
     experiments,
+    live,
     recipes,
     runtime,
     spaces,
@@ -149,7 +148,7 @@ class Task:
         trial.set_user_attr("hardware", runtime.hardware())
         started = time.perf_counter()
         try:
-            with contextlib.redirect_stdout(io.StringIO()):  # a line an epoch would be too many
+            with live.silent():
                 fitted = training.fit(
                     model,
                     self.train,
@@ -476,7 +475,7 @@ def cross_validate(
             model = build()
             part = Split(images.images[learned], images.labels[learned])
             place = supervision.kept(backup, f"{name} {fold}")
-            with contextlib.redirect_stdout(io.StringIO()):
+            with live.silent():
                 fitted = fit(model, part, None, seed=seed, backup=place)
             outputs = evaluation.predict_logits(model, images.images[judged])
             if name not in logits:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from nbclient import NotebookClient
 
-from cifar_utils import live
+from cifar_utils import experiments, features, live, recipes
 from cifar_utils.errors import ParameterError
+from tests.unit.trainable import coloured, small_model
 
 TRAINING = """
 import keras, numpy as np
@@ -96,6 +97,17 @@ def test_the_variable_overrides_what_is_found(kernel, monkeypatch):
     assert live.callbacks() == []
 
 
+def test_a_silent_block_shows_and_prints_nothing(monkeypatch, capsys):
+    monkeypatch.setenv("CIFAR_UTILS_LIVE", "1")
+    with pytest.raises(KeyError), live.silent():
+        print("a line")
+        assert live.callbacks() == []
+        raise KeyError
+    assert len(live.callbacks()) == 1
+    print("another")
+    assert capsys.readouterr().out == "another\n"
+
+
 def test_another_value_of_the_variable_is_refused(monkeypatch):
     monkeypatch.setenv("CIFAR_UTILS_LIVE", "yes")
     with pytest.raises(ParameterError, match="'yes'; expected 0 or 1"):
@@ -154,4 +166,27 @@ def test_a_resumed_training_is_drawn_from_where_it_goes_on(curves, shown):
 
 def test_without_validation_nothing_is_drawn(curves, shown):
     curves.on_epoch_end(0, {"loss": 3.0, "accuracy": 0.5})
+    assert shown == {"first": [], "again": []}
+
+
+IMAGES, RECIPE = coloured(40), recipes.Recipe(epochs=1, batch_size=20)
+
+
+def _heads():
+    values = np.random.default_rng(0).random((40, 2048), np.float32)
+    decayed = recipes.Recipe(epochs=1, batch_size=20, optimizer="adamw")
+    features.heads(
+        values, IMAGES.labels, values, IMAGES.labels, [features.HeadChoice()], decayed, seed=0
+    )
+
+
+def _variants():
+    variants = dict.fromkeys("ab", (small_model, RECIPE))
+    experiments.compare(variants, IMAGES, IMAGES, curves=True)
+
+
+@pytest.mark.parametrize("train", [_heads, _variants])
+def test_many_trainings_draw_no_figure_each(train, monkeypatch, shown):
+    monkeypatch.setenv("CIFAR_UTILS_LIVE", "1")
+    train()
     assert shown == {"first": [], "again": []}

@@ -9,6 +9,7 @@ import pytest
 from cifar_utils import (
     cli,
     data,
+    live,
     models,
     paths,
     plots,
@@ -88,7 +89,9 @@ def test_a_study_finds_trains_and_writes_the_winner(tmp_path):
     assert len(figure.axes[0].lines) == 5 + 3
 
 
-def test_trials_begin_alike_and_can_be_repeated(tmp_path):
+def test_trials_begin_alike_and_can_be_repeated(tmp_path, monkeypatch):
+    monkeypatch.setenv("CIFAR_UTILS_LIVE", "1")
+    monkeypatch.setattr(live, "Curves", None)  # none is drawn: of many trials, it would be too many
     task, values = made(), {"learning_rate_factor": 5.0, "width": 32}
     study = task.open("s")
     for _ in range(2):
