@@ -44,7 +44,7 @@ def operations(step: Callable[[], object], count: int = 4) -> dict[str, float]:
         for line in plane.lines:
             for event in line.events:
                 name, _, kind = plane.event_metadata[event.metadata_id].name.rpartition(":")
-                if name and not name.endswith(":"):  # not a C++ function's
+                if name and kind.isidentifier() and not name.endswith(":"):  # no function
                     spent[kind] += event.duration_ps / 1e9 / count
     return {"a step": 1000 * whole / count, "sum of the operations": sum(spent.values()), **spent}
 
