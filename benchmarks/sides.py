@@ -49,6 +49,12 @@ def operations(step: Callable[[], object], count: int = 4) -> dict[str, float]:
     return {"a step": 1000 * whole / count, "sum of the operations": sum(spent.values()), **spent}
 
 
+def answer(command: list[str]) -> dict:
+    """Run a command and return the JSON object that is its last line."""
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return json.loads(output.splitlines()[-1])
+
+
 def print_operations(commands: dict[str, list[str]]) -> None:
     """Print a Markdown table of ``operations`` of at least 1% of a step, a column a command.
 
@@ -56,10 +62,7 @@ def print_operations(commands: dict[str, list[str]]) -> None:
         commands: Title and command. The last line that a command prints is a JSON object with
             ``operations``.
     """
-    found = {}
-    for title, command in commands.items():
-        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        found[title] = json.loads(output.splitlines()[-1])["operations"]
+    found = {title: answer(command)["operations"] for title, command in commands.items()}
     table = pd.DataFrame(found).fillna(0.0)
     table = table[(table / table.loc["a step"]).max(axis=1) >= 0.01]
     table = table.sort_values(table.columns[-1], ascending=False)
@@ -84,8 +87,7 @@ def print_rates(commands: dict[str, list[str]], reference: str, rounds: int) -> 
     found: dict[str, list[dict]] = {title: [] for title in commands}
     for _ in range(rounds):
         for title, command in commands.items():
-            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            found[title].append(json.loads(output.splitlines()[-1]))
+            found[title].append(answer(command))
     rates = {title: [row["images_per_second"] for row in rows] for title, rows in found.items()}
     print(f"| network | images a second (of each round) | {reference} against it | peak memory |")
     print("|---|---|--:|--:|")

@@ -203,14 +203,17 @@ def naive(folder: str, images: int | None, epochs: int, measured: int, size: int
 def extract(folder: str, images: int, size: int) -> None:
     """Print images a second and peak memory of ``features.extract``."""
     session = runtime.start(0)
-    train = data.load(folder).train
+    dataset = data.load(folder)
+    parts = (dataset.train, dataset.validation, dataset.test)
+    chosen = np.concatenate([part.images for part in parts])[:images]
     before = sides.peak_memory()
     with tempfile.TemporaryDirectory() as cache:
         os.environ["CIFAR_UTILS_DATA_DIR"] = cache
         extractor = pretrained.extractor(pretrained.resolve(), size)
-        found = features.extract(extractor, train.images[:images])
+        found = features.extract(extractor, chosen)
+    pace = len(chosen) / found.seconds
     print(
-        f"{session}; {size} px: {images / found.seconds:,.0f} images a second, peak memory "
+        f"{session}; {size} px: {len(chosen):,} images, {pace:,.0f} a second, peak memory "
         f"{sides.peak_memory()} GiB ({before} GiB before)"
     )
 
