@@ -18,7 +18,7 @@ def peak_memory() -> float:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
 
 
-def operations(step: Callable[[], object], count: int = 4) -> dict[str, float]:
+def _operations(step: Callable[[], object], count: int = 4) -> dict[str, float]:
     """Return the milliseconds of a step, and those in each kind of TensorFlow's operations.
 
     Operations run side by side, so that they sum to more than the step.
@@ -49,6 +49,29 @@ def operations(step: Callable[[], object], count: int = 4) -> dict[str, float]:
     return {"a step": 1000 * whole / count, "sum of the operations": sum(spent.values()), **spent}
 
 
+def rated(
+    step: Callable[[], object], images: int, *, operations: bool, rounds: int = 8, repeats: int = 1
+) -> dict:
+    """Return the images a second of a step; or, if asked for, the time of its ``operations``.
+
+    Args:
+        step: What to run.
+        images: How many one step takes in.
+        operations: What to return.
+        rounds: How often it is timed; the first two do not count.
+        repeats: Steps in a round.
+    """
+    seconds = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        for _ in range(repeats):
+            step()
+        seconds.append((time.perf_counter() - started) / repeats)
+    if operations:
+        return {"operations": _operations(step)}
+    return {"images_per_second": images / statistics.median(seconds[2:])}
+
+
 def answer(command: list[str]) -> dict:
     """Run a command and return the JSON object that is its last line."""
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
@@ -56,7 +79,7 @@ def answer(command: list[str]) -> dict:
 
 
 def print_operations(commands: dict[str, list[str]]) -> None:
-    """Print a Markdown table of ``operations`` of at least 1% of a step, a column a command.
+    """Print a Markdown table of operations that take at least 1% of a step, a column a command.
 
     Args:
         commands: Title and command. The last line that a command prints is a JSON object with

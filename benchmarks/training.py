@@ -17,7 +17,6 @@ import argparse
 import contextlib
 import dataclasses
 import json
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -25,8 +24,6 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import sides
-
-STEPS = 6
 
 NETWORKS = {
     "fast_cnn": "fast_cnn",
@@ -37,10 +34,7 @@ NETWORKS = {
 
 
 def measure_step(kind: str, batch: int, operations: bool) -> dict:
-    """Return images a second of training steps on random images, the median of ``STEPS``.
-
-    With ``operations`` it is the time of each kind of operation instead.
-    """
+    """Return what ``sides.rated`` does of training steps on random images."""
     import keras
 
     from cifar_utils import fused, models, recipes, runtime
@@ -57,16 +51,12 @@ def measure_step(kind: str, batch: int, operations: bool) -> dict:
         model = fused.plain(model)
     recipe = recipes.FAST if name == "fast_cnn" else recipes.TUTORIAL
     model.compile(recipes.optimizer(recipe, 1000), keras.losses.CategoricalCrossentropy(True))
-    seconds = []
-    repeats = max(1, 500 // batch)
-    for _ in range(STEPS + 2):
-        started = time.perf_counter()
-        for _ in range(repeats):
-            model.train_on_batch(images, targets)
-        seconds.append((time.perf_counter() - started) / repeats)
-    if operations:
-        return {"operations": sides.operations(lambda: model.train_on_batch(images, targets))}
-    return {"images_per_second": batch / statistics.median(seconds[2:])}
+    return sides.rated(
+        lambda: model.train_on_batch(images, targets),
+        batch,
+        operations=operations,
+        repeats=max(1, 500 // batch),
+    )
 
 
 def measure_fit(folder: str, name: str, epochs: int | None, seed: int) -> dict:

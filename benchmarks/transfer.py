@@ -10,13 +10,13 @@ usage: python -m benchmarks.transfer features [--torch PYTHON] [--size 64] [--ro
 ``features`` and ``finetune`` print a Markdown table of images a second on random images and
 weights, one process a measurement, alternating. PYTHON is an interpreter that has PyTorch; it adds
 the same network there (``benchmarks/resnet50_torch.py``). ``profile`` says where the milliseconds
-of a fine-tuning step go, by TensorFlow's own profiler. ``naive`` compares two
-ways to train a head on frozen features of the images in DIR: the whole network forward in every
-epoch, and the features once. Of the first way only so many epochs are measured; the rest is
-estimated from them, and the output says so. ``extract`` says how fast features are written to
-disk, and what memory that takes. ``accuracy`` sets ways to use a ResNet50 beside each other: random
-and frozen, pretrained and frozen, the same with batch normalisation's statistics of these images,
-that one fine-tuned, and one trained from scratch for as many epochs.
+of a fine-tuning step go, by TensorFlow's own profiler. ``naive`` compares two ways to train a head
+on frozen features of the images in DIR: the whole network forward in every epoch, and the features
+once. Of the first way only so many epochs are measured; the rest is estimated from them, and the
+output says so. ``extract`` says how fast features are written to disk, and what memory that takes.
+``accuracy`` sets ways to use a ResNet50 beside each other: random and frozen, pretrained and
+frozen, the same with batch normalisation's statistics of these images, that one fine-tuned, and one
+trained from scratch for as many epochs.
 Weights come from ``CIFAR_UTILS_RESNET50_WEIGHTS``.
 """
 
@@ -25,11 +25,9 @@ import contextlib
 import dataclasses
 import json
 import os
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -71,24 +69,6 @@ KINDS = {
 BATCH = {"features": 250, "finetune": 64}
 
 
-STEPS = 8
-"""How often work is timed; the first two do not count."""
-
-
-def rated(
-    work: Callable[[], object], images: int, operations: bool, rounds: int = STEPS
-) -> dict[str, Any]:
-    """Return the images a second of ``work`` after it ran twice; or the time of its operations."""
-    seconds = []
-    for _ in range(rounds):
-        started = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - started)
-    if operations:
-        return {"operations": sides.operations(work)}
-    return {"images_per_second": images / statistics.median(seconds[2:])}
-
-
 def measure_features(kind: str, size: int, batch: int, operations: bool) -> dict:
     """Return images a second of ``predict`` on random images."""
     variant, policy = kind.split()
@@ -97,8 +77,11 @@ def measure_features(kind: str, size: int, batch: int, operations: bool) -> dict
     if variant == "ours":
         model = folded.inference(model)
     images = np.random.default_rng(0).integers(0, 256, (4 * batch, 32, 32, 3), dtype=np.uint8)
-    return rated(
-        lambda: model.predict(images, batch_size=batch, verbose=0), len(images), operations, 5
+    return sides.rated(
+        lambda: model.predict(images, batch_size=batch, verbose=0),
+        len(images),
+        operations=operations,
+        rounds=5,
     )
 
 
@@ -122,7 +105,7 @@ def measure_finetune(kind: str, size: int, batch: int, operations: bool) -> dict
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (batch, 32, 32, 3), dtype=np.uint8)
     targets = np.eye(10, dtype=np.float32)[generator.integers(0, 10, batch)]
-    return rated(lambda: model.train_on_batch(images, targets), batch, operations)
+    return sides.rated(lambda: model.train_on_batch(images, targets), batch, operations=operations)
 
 
 def commands_of(what: str, *options: str) -> dict[str, list[str]]:
