@@ -1,13 +1,16 @@
 """What does augmentation cost, beside Keras's layers and as a share of a training step?
 
-usage: python benchmarks/augmentation.py [--batch 500] [--rounds 9]
+usage: python benchmarks/augmentation.py [--batch 1000] [--rounds 9]
 
 Prints a Markdown table: microseconds an image of every policy and of the Keras layer that comes
 closest (in float32, because some fail on other pixels; first call, then later ones), and the policy
-as a share of a training step. All are measured in turn, a round each; medians of later rounds.
+as a share of a training step of ``fast_cnn`` with images of each size that its recipe has, and of
+``baseline_cnn``. The last rows are what reducing the images costs. All are measured in turn, a
+round each; medians of later rounds.
 """
 
 import argparse
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -16,7 +19,8 @@ import keras
 import numpy as np
 from keras import layers
 
-from cifar_utils import augment, models, runtime
+from cifar_utils import augment, models, recipes, runtime
+from cifar_utils.batches import resized
 
 COMMON = {"seed": 0, "dtype": "float32"}
 RANGE = {"value_range": (0, 255), **COMMON}
@@ -54,17 +58,19 @@ def layer_call(layer: keras.Layer, images: np.ndarray, targets: np.ndarray) -> C
     return call
 
 
-def step_call(name: str, images: np.ndarray, targets: np.ndarray) -> Callable:
-    """Return a function that trains a network for one step."""
+def step_call(
+    name: str, recipe: recipes.Recipe, images: np.ndarray, targets: np.ndarray
+) -> Callable:
+    """Return a function that trains a network for one step of a recipe."""
     model = models.build(name, images)
-    model.compile("sgd", keras.losses.CategoricalCrossentropy(from_logits=True))
+    model.compile(recipes.optimizer(recipe, 1000), recipes.loss(recipe))
     return lambda: model.train_on_batch(images, targets)
 
 
 def main() -> None:
     """Measure what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batch", type=int, default=500)
+    parser.add_argument("--batch", type=int, default=recipes.FAST.batch_size)
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
     if options.rounds < 2:
@@ -80,8 +86,15 @@ def main() -> None:
     floats = images.astype(np.float32)
     for name, layer in LAYERS.items():
         calls["layer", name] = layer_call(layer(), floats, targets)
-    for name in models.MODELS:
-        calls["step", name] = step_call(name, images, targets)
+    sides = [side for _, side in recipes.FAST.sizes]
+    for side in sides:
+        calls["policy", f"reduced to {side} px"] = functools.partial(resized, images, side)
+    for side in (*sides, images.shape[1]):
+        smaller = resized(images, side)
+        calls["step", f"fast_cnn, {side} px"] = step_call(
+            "fast_cnn", recipes.FAST, smaller, targets
+        )
+    calls["step", "baseline_cnn"] = step_call("baseline_cnn", recipes.TUTORIAL, images, targets)
     seconds: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
     for _ in range(options.rounds):
         for key, call in calls.items():
@@ -91,17 +104,17 @@ def main() -> None:
     cost = {
         key: 1e6 * statistics.median(times[1:]) / options.batch for key, times in seconds.items()
     }
-    names = list(models.MODELS)
+    steps = {name: microseconds for (kind, name), microseconds in cost.items() if kind == "step"}
     print("| policy | µs an image | Keras layer, first | Keras layer, later | ", end="")
-    print(" | ".join(f"share of a step of {name} ({cost['step', name]:.0f} µs)" for name in names))
-    print("|---" + "|--:" * (3 + len(names)) + "|")
-    for name in augment.POLICIES:
+    print(" | ".join(f"of a step of {name} ({step:.0f} µs)" for name, step in steps.items()), "|")
+    print("|---" + "|--:" * (3 + len(steps)) + "|")
+    for name in (name for kind, name in cost if kind == "policy"):
         mine = cost["policy", name]
         row = [name, f"{mine:.1f}", "", ""]
         if name in LAYERS:
             first = 1e6 * seconds["layer", name][0] / options.batch
             row[2:] = [f"{first:.0f}", f"{cost['layer', name]:.0f}"]
-        row += [f"{mine / cost['step', network]:.1%}" for network in names]
+        row += [f"{mine / step:.1%}" for step in steps.values()]
         print(f"| {' | '.join(row)} |")
 
 

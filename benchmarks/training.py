@@ -2,24 +2,30 @@
 
 usage: python -m benchmarks.training step [--torch PYTHON] [--rounds 5]
        python -m benchmarks.training profile [--batch 1000]
+       python -m benchmarks.training limit [--batch 1000]
        python -m benchmarks.training fit DIR [--recipe fast] [--epochs N] [--seed 0]
+              [--widths 64 256 256]
 
 ``step`` prints a Markdown table of images a second, one process a measurement, alternating, and the
 median of each round's ratio. PYTHON is an interpreter that has PyTorch; it adds the same network
 there. ``profile`` says where the milliseconds of a step of ``fast_cnn`` go, by TensorFlow's own
-profiler. ``fit`` trains on all 50,000 training images in DIR, and prints one JSON object: the
-accuracy on the test images, which nothing was chosen by, after each epoch, the seconds until then
-without judging, and the peak memory. ``benchmarks/airbench.py`` does the same for the recipe that
-this is held against.
+profiler. ``limit`` holds the multiply-adds that such a step does in a second against those of plain
+products of 4096 x 4096 matrices, in turn. ``fit`` trains on all 50,000 training images in DIR, and
+prints one JSON object: the accuracy on the test images, which nothing was chosen by, after each
+epoch, the seconds until then without judging, and the peak memory. ``benchmarks/airbench.py`` does
+the same for the recipe that this is held against.
 """
 
 import argparse
 import contextlib
 import dataclasses
 import json
+import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,8 +39,8 @@ NETWORKS = {
 }
 
 
-def measure_step(kind: str, batch: int, operations: bool) -> dict:
-    """Return what ``sides.rated`` does of training steps on random images."""
+def prepared(kind: str, batch: int) -> tuple[Any, Callable[[], object], int]:
+    """Return a network, a training step of it on random images, and how many these are."""
     import keras
 
     from cifar_utils import fused, models, recipes, runtime
@@ -51,15 +57,48 @@ def measure_step(kind: str, batch: int, operations: bool) -> dict:
         model = fused.plain(model)
     recipe = recipes.FAST if name == "fast_cnn" else recipes.TUTORIAL
     model.compile(recipes.optimizer(recipe, 1000), keras.losses.CategoricalCrossentropy(True))
-    return sides.rated(
-        lambda: model.train_on_batch(images, targets),
-        batch,
-        operations=operations,
-        repeats=max(1, 500 // batch),
+    return model, lambda: model.train_on_batch(images, targets), batch
+
+
+def measure_step(kind: str, batch: int, operations: bool) -> dict:
+    """Return what ``sides.rated`` does of training steps."""
+    _, step, batch = prepared(kind, batch)
+    return sides.rated(step, batch, operations=operations, repeats=max(1, 500 // batch))
+
+
+def measure_limit(batch: int, rounds: int = 11) -> dict:
+    """Return the billion multiply-adds a second of products and of steps, and the middle share."""
+    import keras
+    import tensorflow
+
+    from cifar_utils import models
+
+    model, step, batch = prepared("fast_cnn", batch)
+    matrix = tensorflow.cast(tensorflow.random.normal((4096, 4096)), "bfloat16")
+    product = tensorflow.function(lambda: tensorflow.matmul(matrix, matrix)[0, 0])
+    fixed, first = (
+        models.multiply_adds(keras.Model(model.input, model.get_layer(name).output))
+        for name in ("whitening", "block1_conv1")
     )
+    # Forward and two gradients, but none of the fixed layer, nor for what the next one gets.
+    work = batch * (3 * models.multiply_adds(model) - fixed - first)
+    works = {"products": (lambda: product().numpy(), 4096**3), "steps": (step, work)}
+    found: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(rounds):
+        for name, (run, multiply_adds) in works.items():
+            started = time.perf_counter()
+            run()
+            found[name].append(multiply_adds / 1e9 / (time.perf_counter() - started))
+    pairs = list(zip(found["products"], found["steps"], strict=True))[2:]  # the first are slower
+    return {
+        **{name: [round(value) for value in values[2:]] for name, values in found.items()},
+        "share": round(statistics.median(step / product for product, step in pairs), 2),
+    }
 
 
-def measure_fit(folder: str, name: str, epochs: int | None, seed: int) -> dict:
+def measure_fit(
+    folder: str, name: str, epochs: int | None, widths: list[int] | None, seed: int
+) -> dict:
     """Train by a recipe on train and validation images; judge on the test images."""
     import keras
 
@@ -92,7 +131,8 @@ def measure_fit(folder: str, name: str, epochs: int | None, seed: int) -> dict:
         np.concatenate([part.images for part in parts]),
         np.concatenate([part.labels for part in parts]),
     )
-    model = models.build(network, train.images)
+    options = {"widths": tuple(widths)} if widths else {}
+    model = models.build(network, train.images, **options)
     clock = Clock()
     with contextlib.redirect_stdout(sys.stderr):
         fitted = training.fit(model, train, dataset.test, recipe, seed=seed, callbacks=[clock])
@@ -148,15 +188,17 @@ def main() -> None:
     step.add_argument("--torch", help="an interpreter with PyTorch")
     step.add_argument("--rounds", type=int, default=5)
     where = commands.add_parser("profile")
+    limit = commands.add_parser("limit")
     one = commands.add_parser("one-step")
     one.add_argument("kind")
     one.add_argument("--operations", action="store_true")
-    for command in (step, where, one):
+    for command in (step, where, limit, one):
         command.add_argument("--batch", type=int, default=1000)
     fit = commands.add_parser("fit")
     fit.add_argument("folder")
     fit.add_argument("--recipe", default="fast", choices=("fast", "tutorial"))
     fit.add_argument("--epochs", type=int)
+    fit.add_argument("--widths", type=int, nargs=3, help="channels of fast_cnn's three blocks")
     fit.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if options.command == "step":
@@ -167,8 +209,12 @@ def main() -> None:
         return
     if options.command == "one-step":
         found = measure_step(options.kind, options.batch, options.operations)
+    elif options.command == "limit":
+        found = measure_limit(options.batch)
     else:
-        found = measure_fit(options.folder, options.recipe, options.epochs, options.seed)
+        found = measure_fit(
+            options.folder, options.recipe, options.epochs, options.widths, options.seed
+        )
     print(json.dumps({**found, "peak_memory_gib": sides.peak_memory()}))
 
 

@@ -242,7 +242,7 @@ TUTORIAL = Recipe(epochs=12, batch_size=64, schedule="constant", warmup=0.0, pre
 """How most tutorials train ``baseline_cnn``."""
 
 FAST = Recipe(
-    epochs=12,
+    epochs=14,
     batch_size=1000,
     optimizer="muon",
     learning_rate=0.24,
