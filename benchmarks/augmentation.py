@@ -1,6 +1,6 @@
 """What does augmentation cost, beside Keras's layers and as a share of a training step?
 
-usage: python benchmarks/augmentation.py [--batch 1000] [--rounds 9]
+usage: python -m benchmarks.augmentation [--batch 1000] [--rounds 9]
 
 Prints a Markdown table: microseconds an image of every policy and of the Keras layer that comes
 closest (in float32, because some fail on other pixels; first call, then later ones), and the policy
@@ -12,13 +12,13 @@ round each; medians of later rounds.
 import argparse
 import functools
 import statistics
-import time
 from collections.abc import Callable
 
 import keras
 import numpy as np
 from keras import layers
 
+from benchmarks import sides
 from cifar_utils import augment, models, recipes, runtime
 from cifar_utils.batches import resized
 
@@ -86,21 +86,16 @@ def main() -> None:
     floats = images.astype(np.float32)
     for name, layer in LAYERS.items():
         calls["layer", name] = layer_call(layer(), floats, targets)
-    sides = [side for _, side in recipes.FAST.sizes]
-    for side in sides:
+    reduced = [side for _, side in recipes.FAST.sizes]
+    for side in reduced:
         calls["policy", f"reduced to {side} px"] = functools.partial(resized, images, side)
-    for side in (*sides, images.shape[1]):
+    for side in (*reduced, images.shape[1]):
         smaller = resized(images, side)
         calls["step", f"fast_cnn, {side} px"] = step_call(
             "fast_cnn", recipes.FAST, smaller, targets
         )
     calls["step", "baseline_cnn"] = step_call("baseline_cnn", recipes.TUTORIAL, images, targets)
-    seconds: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
-    for _ in range(options.rounds):
-        for key, call in calls.items():
-            started = time.perf_counter()
-            call()
-            seconds[key].append(time.perf_counter() - started)
+    seconds = sides.in_turn(calls, options.rounds)
     cost = {
         key: 1e6 * statistics.median(times[1:]) / options.batch for key, times in seconds.items()
     }

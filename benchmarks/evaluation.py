@@ -8,11 +8,11 @@ those of the course, with random weights.
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 
 import numpy as np
 
+from benchmarks import sides
 from cifar_utils import calibration, evaluation, explain, models, runtime
 from cifar_utils.data import CLASS_NAMES
 
@@ -49,12 +49,7 @@ def main() -> None:
         work[f"hiding parts of 64 images, {name}"] = lambda model=model: explain.occlusion(
             model, images
         )
-    found: dict[str, list[float]] = {title: [] for title in work}
-    for _ in range(options.rounds):
-        for title, each in work.items():
-            started = time.perf_counter()
-            each()
-            found[title].append(time.perf_counter() - started)
+    found = sides.in_turn(work, options.rounds)
     print(f"{session}\n\n| what | seconds (of each round) |\n|---|---|")
     for title, seconds in found.items():
         rounds = ", ".join(f"{value:.2f}" for value in seconds)

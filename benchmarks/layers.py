@@ -8,13 +8,13 @@ ours alternating in one process, medians.
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 
 import keras
 import numpy as np
 import tensorflow
 
+from benchmarks import sides
 from cifar_utils import fused, runtime
 
 SHAPES = ((15, 64), (15, 256), (7, 256), (3, 256), (2, 512), (1, 512))
@@ -54,15 +54,9 @@ def main() -> None:
             ("Conv2D", {"filters": channels, "kernel_size": 3, "padding": "same"}),
         ):
             kinds = (getattr(keras.layers, name), getattr(fused, name))
-            steps = [stepper(kind(**arguments), inputs) for kind in kinds]
-            seconds: list[list[float]] = [[], []]
-            for number in range(options.rounds + 2):
-                for step, times in zip(steps, seconds, strict=True):
-                    started = time.perf_counter()
-                    step()
-                    if number >= 2:
-                        times.append(time.perf_counter() - started)
-            theirs, ours = (1000 * statistics.median(times) for times in seconds)
+            steps = {kind: stepper(kind(**arguments), inputs) for kind in kinds}
+            seconds = sides.in_turn(steps, options.rounds + 2)
+            theirs, ours = (1000 * statistics.median(times[2:]) for times in seconds.values())
             shape = f"{side} x {side} x {channels}"
             print(f"| {name} | {shape} | {theirs:.0f} ms | {ours:.0f} ms | {theirs / ours:.2f} x |")
 

@@ -9,8 +9,11 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pandas as pd
+
+Key = TypeVar("Key")
 
 
 def peak_memory() -> float:
@@ -70,6 +73,17 @@ def rated(
     if operations:
         return {"operations": _operations(step)}
     return {"images_per_second": images / statistics.median(seconds[2:])}
+
+
+def in_turn(calls: dict[Key, Callable[[], object]], rounds: int) -> dict[Key, list[float]]:
+    """Return the seconds of each call in each round, all of them timed once a round."""
+    seconds: dict[Key, list[float]] = {key: [] for key in calls}
+    for _ in range(rounds):
+        for key, call in calls.items():
+            started = time.perf_counter()
+            call()
+            seconds[key].append(time.perf_counter() - started)
+    return seconds
 
 
 def answer(command: list[str]) -> dict:

@@ -82,17 +82,15 @@ def measure_limit(batch: int, rounds: int = 11) -> dict:
     )
     # Forward and two gradients, but none of the fixed layer, nor for what the next one gets.
     work = batch * (3 * models.multiply_adds(model) - fixed - first)
-    works = {"products": (lambda: product().numpy(), 4096**3), "steps": (step, work)}
-    found: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(rounds):
-        for name, (run, multiply_adds) in works.items():
-            started = time.perf_counter()
-            run()
-            found[name].append(multiply_adds / 1e9 / (time.perf_counter() - started))
-    pairs = list(zip(found["products"], found["steps"], strict=True))[2:]  # the first are slower
+    seconds = sides.in_turn({"products": lambda: product().numpy(), "steps": step}, rounds)
+    # The first two rounds are slower.
+    products = [4096**3 / 1e9 / each for each in seconds["products"][2:]]
+    steps = [work / 1e9 / each for each in seconds["steps"][2:]]
+    shares = [mine / plain for mine, plain in zip(steps, products, strict=True)]
     return {
-        **{name: [round(value) for value in values[2:]] for name, values in found.items()},
-        "share": round(statistics.median(step / product for product, step in pairs), 2),
+        "products": [round(rate) for rate in products],
+        "steps": [round(rate) for rate in steps],
+        "share": round(statistics.median(shares), 2),
     }
 
 
