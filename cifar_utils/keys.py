@@ -104,7 +104,7 @@ def _files(folder: Path) -> dict[str, Path]:
 def _module(path: Path, changed: int) -> tuple[str, ast.Module]:
     """Return digest and syntax tree of a module; cached until the file changes."""
     content = path.read_bytes()
-    return _digest(content), ast.parse(content)
+    return _digest(content), parameters.parsed(content)
 
 
 def modules(notebook: Path, folder: Path | None = None) -> Facts:

@@ -3,6 +3,7 @@
 import ast
 import json
 import math
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ OPTIONS = {"PROFILE": "--profile", "DATA": "--data", "SEED": "--seed", "RUN": "-
 
 FIELDS = ("stages", "profile", "data", "seed", "grid", "run", "parameters")
 """What a file for ``cifar run --params`` may say."""
+
+_PARSING = threading.Lock()
 
 
 def notebook(stage: str) -> Path:
@@ -47,6 +50,19 @@ def _tagged(cell: dict[str, Any]) -> bool:
     return "parameters" in cell.get("metadata", {}).get("tags", [])
 
 
+def parsed(source: str | bytes) -> ast.Module:
+    """Return Python code parsed; one thread at a time.
+
+    CPython 3.11 counts its depth in one place for all threads, and raises a SystemError where two
+    of them meet there: https://github.com/python/cpython/issues/106905.
+
+    Raises:
+        SyntaxError: It is not Python.
+    """
+    with _PARSING:
+        return ast.parse(source)
+
+
 def tree(source: str) -> ast.Module:
     """Return a code cell parsed, IPython's magics and shell commands left out.
 
@@ -59,7 +75,7 @@ def tree(source: str) -> ast.Module:
         else line
         for line in source.splitlines()
     ]
-    return ast.parse("\n".join(lines))
+    return parsed("\n".join(lines))
 
 
 def schema(path: Path) -> dict[str, Any]:
@@ -76,7 +92,7 @@ def schema(path: Path) -> dict[str, Any]:
         raise RunError(f"{path} has {len(tagged)} cells tagged 'parameters', expected one")
     found = {}
     try:
-        for statement in ast.parse(tagged[0]).body:
+        for statement in parsed(tagged[0]).body:
             if not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
                 raise ValueError(f"line {statement.lineno} is not of the form NAME = literal")
             target = statement.targets[0]

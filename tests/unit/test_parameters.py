@@ -1,3 +1,6 @@
+import gc
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -72,6 +75,22 @@ def test_a_parameters_cell_holds_literals_only(root, cell, expected):
     tiny_course.write(root, "01_first", parameters=cell)
     with pytest.raises(RunError, match=expected):
         parameters.schema(parameters.notebook("01_first"))
+
+
+def test_threads_parse_side_by_side():
+    """Collecting garbage while CPython makes a tree lets other threads begin theirs."""
+    source = Path(parameters.__file__).read_bytes()
+    others = list(gc.callbacks)
+    threshold = gc.get_threshold()
+    gc.callbacks.append(lambda *_: time.sleep(0))
+    gc.set_threshold(50)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            trees = list(pool.map(parameters.parsed, [source] * 40))
+    finally:
+        gc.set_threshold(*threshold)
+        gc.callbacks[:] = others
+    assert [len(tree.body) for tree in trees] == [len(trees[0].body)] * 40
 
 
 def test_missing_and_damaged_notebooks(root):
