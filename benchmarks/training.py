@@ -4,7 +4,6 @@ usage: python -m benchmarks.training step [--torch PYTHON] [--rounds 5]
        python -m benchmarks.training profile [--batch 1000]
        python -m benchmarks.training limit [--batch 1000]
        python -m benchmarks.training fit DIR [--recipe fast] [--epochs N] [--seed 0]
-              [--widths 64 256 256]
 
 ``step`` prints a Markdown table of images a second, one process a measurement, alternating, and the
 median of each round's ratio. PYTHON is an interpreter that has PyTorch; it adds the same network
@@ -94,13 +93,11 @@ def measure_limit(batch: int, rounds: int = 11) -> dict:
     }
 
 
-def measure_fit(
-    folder: str, name: str, epochs: int | None, widths: list[int] | None, seed: int
-) -> dict:
+def measure_fit(folder: str, name: str, epochs: int | None, seed: int) -> dict:
     """Train by a recipe on train and validation images; judge on the test images."""
     import keras
 
-    from cifar_utils import data, evaluation, models, recipes, runtime, training
+    from cifar_utils import data, evaluation, recipes, runtime, training
     from cifar_utils.data import Split
 
     class Clock(keras.callbacks.Callback):
@@ -116,10 +113,12 @@ def measure_fit(
         def on_test_begin(self, logs: dict | None = None) -> None:
             self.seconds.append(time.perf_counter() - self._started)
 
-    recipe, network = {
-        "fast": (recipes.FAST, "fast_cnn"),
-        "tutorial": (recipes.TUTORIAL, "baseline_cnn"),
+    plan = {
+        "fast": recipes.Plan("fast_cnn", recipes.FAST),
+        "long": recipes.LONG,
+        "tutorial": recipes.Plan("baseline_cnn", recipes.TUTORIAL),
     }[name]
+    recipe = plan.recipe
     if epochs:
         recipe = dataclasses.replace(recipe, epochs=epochs)
     session = runtime.start(seed, recipe.precision)
@@ -129,8 +128,7 @@ def measure_fit(
         np.concatenate([part.images for part in parts]),
         np.concatenate([part.labels for part in parts]),
     )
-    options = {"widths": tuple(widths)} if widths else {}
-    model = models.build(network, train.images, **options)
+    model = plan.build(train.images)
     clock = Clock()
     with contextlib.redirect_stdout(sys.stderr):
         fitted = training.fit(model, train, dataset.test, recipe, seed=seed, callbacks=[clock])
@@ -194,9 +192,8 @@ def main() -> None:
         command.add_argument("--batch", type=int, default=1000)
     fit = commands.add_parser("fit")
     fit.add_argument("folder")
-    fit.add_argument("--recipe", default="fast", choices=("fast", "tutorial"))
+    fit.add_argument("--recipe", default="fast", choices=("fast", "long", "tutorial"))
     fit.add_argument("--epochs", type=int)
-    fit.add_argument("--widths", type=int, nargs=3, help="channels of fast_cnn's three blocks")
     fit.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if options.command == "step":
@@ -210,9 +207,7 @@ def main() -> None:
     elif options.command == "limit":
         found = measure_limit(options.batch)
     else:
-        found = measure_fit(
-            options.folder, options.recipe, options.epochs, options.widths, options.seed
-        )
+        found = measure_fit(options.folder, options.recipe, options.epochs, options.seed)
     print(json.dumps({**found, "peak_memory_gib": sides.peak_memory()}))
 
 

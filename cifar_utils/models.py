@@ -74,7 +74,7 @@ def baseline_cnn(
     return keras.Model(images, logits(x), name="baseline_cnn")
 
 
-def fast_cnn(widths: tuple[int, int, int] = (64, 256, 256)) -> keras.Model:
+def fast_cnn(widths: tuple[int, int, int] = (64, 256, 256), convolutions: int = 2) -> keras.Model:
     """Return the network with the best accuracy for its seconds (notebook 03 introduces it).
 
     After cifar10-airbench (arXiv 2404.00498): a fixed 2x2 convolution that whitens the pixels, then
@@ -85,33 +85,57 @@ def fast_cnn(widths: tuple[int, int, int] = (64, 256, 256)) -> keras.Model:
 
     Args:
         widths: Channels of the three blocks.
+        convolutions: Of a block, 2 or more. From 3 on a block's first feature maps are added before
+            its last ReLU (a residual connection, arXiv 1512.03385).
 
     Returns:
         A model from uint8 ``(N, H, W, 3)`` RGB images, made for 32x32 and able to train on smaller
         ones, to float32 ``(N, 10)`` logits.
+
+    Raises:
+        ValueError: There are fewer convolutions.
     """
+    if convolutions < 2:
+        raise ValueError(f"convolutions is {convolutions}; expected 2 or more")
     images = keras.Input((None, None, 3), dtype="uint8", name="images")
     x = architectures.normalized(images)
     whitening = layers.Conv2D(24, 2, use_bias=False, trainable=False, name="whitening")
     x = layers.ReLU(name="whitening_relu")(whitening(x))
     for block, channels in enumerate(widths, start=1):
-        for step in (1, 2):
-            name = f"block{block}_{{}}{step}".format
-            convolution = fused.Conv2D(
-                channels, 3, padding="same", use_bias=False, name=name("conv")
-            )
-            x = convolution(x)
-            convolution.kernel.assign(_identity_first(convolution.kernel))
-            if step == 1:
-                x = layers.MaxPooling2D(name=f"block{block}_pool")(x)
-            x = fused.BatchNormalization(
-                scale=False, momentum=0.6, epsilon=1e-5, name=name("norm")
-            )(x)
-            x = layers.ReLU(name=name("relu"))(x)
+        x = first = _convolved(x, channels, f"block{block}_{{}}1", pooled=True)
+        for step in range(2, convolutions + 1):
+            added = first if step == convolutions > 2 else None
+            x = _convolved(x, channels, f"block{block}_{{}}{step}", added=added)
     x = layers.GlobalMaxPooling2D(name="pool")(x)
     x = layers.Dense(len(CLASS_NAMES), use_bias=False, dtype="float32", name="logits")(x)
     scaled = layers.Rescaling(1 / 9, dtype="float32", name="scaled_logits")(x)
     return keras.Model(images, scaled, name="fast_cnn")
+
+
+def _convolved(x: Any, channels: int, name: str, *, pooled: bool = False, added: Any = None) -> Any:
+    """Return what a convolution of ``fast_cnn`` and all that follows it make of feature maps.
+
+    Args:
+        x: The maps.
+        channels: Of the result.
+        name: Of the layers, with ``{}`` for what each is.
+        pooled: Whether 2x2 max pooling follows.
+        added: Maps that are added before the ReLU.
+    """
+    convolution = fused.Conv2D(
+        channels, 3, padding="same", use_bias=False, name=name.format("conv")
+    )
+    x = convolution(x)
+    convolution.kernel.assign(_identity_first(convolution.kernel))
+    if pooled:
+        x = layers.MaxPooling2D(name=name.format("pool"))(x)
+    normalization = fused.BatchNormalization(
+        scale=False, momentum=0.6, epsilon=1e-5, name=name.format("norm")
+    )
+    x = normalization(x)
+    if added is not None:
+        x = layers.Add(name=name.format("add"))([x, added])
+    return layers.ReLU(name=name.format("relu"))(x)
 
 
 def _identity_first(kernel: keras.Variable) -> np.ndarray:

@@ -139,6 +139,20 @@ def test_convolutions_of_the_fast_network_begin_as_the_identity():
     np.testing.assert_allclose(np.asarray(layer(maps)), maps, atol=1e-5)
 
 
+def test_blocks_of_more_convolutions_add_their_first_maps():
+    model = models.build("fast_cnn", IMAGES, widths=(4, 6, 8), convolutions=3)
+    first, last, added, ends = (
+        model.get_layer(f"block2_{name}").output for name in ("relu1", "norm3", "add3", "relu3")
+    )
+    first, last, added, ends = map(
+        np.asarray, keras.Model(model.input, [first, last, added, ends])(IMAGES)
+    )
+    np.testing.assert_allclose(added, first + last, atol=1e-5)
+    np.testing.assert_array_equal(ends, np.maximum(added, 0))
+    with pytest.raises(ParameterError, match="convolutions is 1; expected 2 or more"):
+        models.build("fast_cnn", IMAGES, convolutions=1)
+
+
 def test_the_fast_network_takes_smaller_images():
     model = models.build("fast_cnn", IMAGES)
     assert model(IMAGES[:, :24, :24]).shape == (8, 10)

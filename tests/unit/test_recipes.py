@@ -144,10 +144,16 @@ PLAN = recipes.Plan(
 )
 
 
-def test_a_recipe_goes_through_its_file_unchanged(tmp_path):
+@pytest.mark.parametrize("plan", [recipes.LONG, PLAN])
+def test_a_recipe_goes_through_its_file_unchanged(plan, tmp_path):
+    path = tmp_path / "recipe.json"
+    recipes.write(path, plan)
+    assert recipes.read(path) == plan
+
+
+def test_a_recipes_file_says_where_it_comes_from_and_builds_the_network(tmp_path):
     path = tmp_path / "folder" / "recipe.json"
     recipes.write(path, PLAN, study="mine", validation_accuracy=0.5)
-    assert recipes.read(path) == PLAN
     assert recipes.read(str(path)).build().get_layer("block1_conv1").filters == 8
     assert json.loads(path.read_text())["found"]["study"] == "mine"
 
