@@ -284,7 +284,7 @@ LONG = Plan(
     dataclasses.replace(FAST, epochs=18, sizes=()),
     {"widths": [64, 256, 384], "convolutions": 3},
 )
-"""For more accuracy in half an hour: deeper blocks and images of full size."""
+"""For more accuracy than ``FAST``, in longer: deeper blocks and images of full size."""
 
 
 _FORMAT = "cifar-utils recipe, version 1"

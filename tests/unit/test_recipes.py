@@ -154,6 +154,7 @@ def test_a_recipe_goes_through_its_file_unchanged(plan, tmp_path):
 def test_a_recipes_file_says_where_it_comes_from_and_builds_the_network(tmp_path):
     path = tmp_path / "folder" / "recipe.json"
     recipes.write(path, PLAN, study="mine", validation_accuracy=0.5)
+    assert recipes.read(path) == PLAN
     assert recipes.read(str(path)).build().get_layer("block1_conv1").filters == 8
     assert json.loads(path.read_text())["found"]["study"] == "mine"
 
