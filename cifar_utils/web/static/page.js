@@ -214,22 +214,24 @@ async function openCamera() {
   }
   find("video").srcObject = stream;
   find("camera-view").hidden = false;
+}
+
+function cameraReady() {
+  find("shoot").disabled = false;
   find("shoot").focus();
 }
 
 function closeCamera() {
   stream?.getTracks().forEach((track) => track.stop());
   stream = null;
+  find("video").srcObject = null;
+  find("shoot").disabled = true;
   find("camera-view").hidden = true;
   find("camera").focus();
 }
 
 function shoot() {
   const video = find("video");
-  if (!video.videoWidth) {
-    say("The camera is not ready yet; try again in a moment.", true);
-    return;
-  }
   const canvas = document.createElement("canvas");
   canvas.width = video.videoWidth;
   canvas.height = video.videoHeight;
@@ -284,6 +286,7 @@ for (const button of document.querySelectorAll(".sample")) {
 if (navigator.mediaDevices?.getUserMedia) {
   find("camera").hidden = false;
   find("camera").addEventListener("click", openCamera);
+  find("video").addEventListener("loadeddata", cameraReady);
   find("shoot").addEventListener("click", shoot);
   find("stop").addEventListener("click", closeCamera);
 }
