@@ -118,6 +118,7 @@ POLICIES: dict[str, Policy] = {
     "randaugment": Policy(randaugment=(2, 5)),
     "augmix": Policy(augmix=3),
     "alternating": Policy(alternating=True, shift=2),
+    "alternating_far": Policy(alternating=True, shift=4),
     "standard": Policy(flip=0.5, shift=2),
     "strong": Policy(flip=0.5, shift=2, rotate=10, zoom=0.1, brightness=0.2, cutout=8),
 }

@@ -74,7 +74,11 @@ def baseline_cnn(
     return keras.Model(images, logits(x), name="baseline_cnn")
 
 
-def fast_cnn(widths: tuple[int, int, int] = (64, 256, 256), convolutions: int = 2) -> keras.Model:
+def fast_cnn(
+    widths: tuple[int, int, int] = (64, 256, 256),
+    convolutions: int = 2,
+    whitening_bias: bool = False,
+) -> keras.Model:
     """Return the network with the best accuracy for its seconds (notebook 03 introduces it).
 
     After cifar10-airbench (arXiv 2404.00498): a fixed 2x2 convolution that whitens the pixels, then
@@ -87,6 +91,8 @@ def fast_cnn(widths: tuple[int, int, int] = (64, 256, 256), convolutions: int = 
         widths: Channels of the three blocks.
         convolutions: Of a block, 2 or more. From 3 on a block's first feature maps are added before
             its last ReLU (a residual connection, arXiv 1512.03385).
+        whitening_bias: Whether the whitening layer has a bias, which learns; its filters do not (a
+            saved file does not keep that, should its network be trained on).
 
     Returns:
         A model from uint8 ``(N, H, W, 3)`` RGB images, made for 32x32 and able to train on smaller
@@ -99,8 +105,11 @@ def fast_cnn(widths: tuple[int, int, int] = (64, 256, 256), convolutions: int = 
         raise ValueError(f"convolutions is {convolutions}; expected 2 or more")
     images = keras.Input((None, None, 3), dtype="uint8", name="images")
     x = architectures.normalized(images)
-    whitening = layers.Conv2D(24, 2, use_bias=False, trainable=False, name="whitening")
+    whitening = layers.Conv2D(
+        24, 2, use_bias=whitening_bias, trainable=whitening_bias, name="whitening"
+    )
     x = layers.ReLU(name="whitening_relu")(whitening(x))
+    whitening.kernel.trainable = False
     for block, channels in enumerate(widths, start=1):
         x = first = _convolved(x, channels, f"block{block}_{{}}1", pooled=True)
         for step in range(2, convolutions + 1):

@@ -2,7 +2,8 @@ import keras
 import numpy as np
 import pytest
 
-from cifar_utils import models
+from cifar_utils import models, recipes, training
+from cifar_utils.data import Split
 from cifar_utils.errors import ParameterError, RunError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
@@ -130,6 +131,19 @@ def test_whitening_makes_the_directions_of_real_patches_equally_strong():
     assert (np.diag(covariance) > 0.9).sum() >= 3
     assert np.diag(covariance).max() < 1.01
     assert not model.get_layer("whitening").trainable
+
+
+def test_of_the_whitening_layer_only_a_bias_learns():
+    model = models.build("fast_cnn", IMAGES, widths=(4, 6, 8), whitening_bias=True)
+    layer = model.get_layer("whitening")
+    filters, bias = layer.get_weights()
+    assert not bias.any()
+    recipe = recipes.Recipe(epochs=1, batch_size=4, optimizer="muon", learning_rate=0.1)
+    labels = np.arange(len(IMAGES)) % 10
+    training.fit(model, Split(IMAGES, labels), None, recipe)
+    learned, moved = layer.get_weights()
+    np.testing.assert_array_equal(learned, filters)
+    assert moved.any()
 
 
 def test_convolutions_of_the_fast_network_begin_as_the_identity():
