@@ -281,7 +281,7 @@ class Plan:
 
 LONG = Plan(
     "fast_cnn",
-    dataclasses.replace(FAST, epochs=30, augmentation="alternating_far", sizes=()),
+    dataclasses.replace(FAST, epochs=24, augmentation="alternating_far", sizes=()),
     {"widths": [64, 256, 384], "convolutions": 3, "whitening_bias": True},
 )
 """For more accuracy than ``FAST``, in longer: deeper blocks, images of full size, wider shifts."""
