@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -264,9 +263,10 @@ def _prepare(request: Request) -> _Prepared:
         *always.values(),
         *(own for each in combinations for own in each.given.values()),
     ]:
-        recipe = values.get("RECIPE")
-        if recipe and not Path(keys.located(recipe)).is_file():
-            raise ParameterError(f"RECIPE={recipe}: no such file; `cifar tune` says where it wrote")
+        if recipe := values.get("RECIPE"):
+            from cifar_utils import recipes
+
+            recipes.read(recipe)
     for seed in {each.seed for each in combinations}:
         if not 0 <= seed < 2**32:
             raise ParameterError(f"seed {seed} is out of range; expected 0 to {2**32 - 1}")

@@ -279,12 +279,17 @@ class Plan:
         return models.build(self.model, images, **self.options)
 
 
-LONG = Plan(
-    "fast_cnn",
-    dataclasses.replace(FAST, epochs=24, augmentation="alternating_far", sizes=()),
-    {"widths": [64, 256, 384], "convolutions": 3, "whitening_bias": True},
-)
-"""For more accuracy than ``FAST``, in longer: deeper blocks, images of full size, wider shifts."""
+PLANS = {
+    "tutorial": Plan("baseline_cnn", TUTORIAL),
+    "fast": Plan("fast_cnn", FAST),
+    # For more accuracy in longer: deeper blocks, images of full size, wider shifts.
+    "long": Plan(
+        "fast_cnn",
+        dataclasses.replace(FAST, epochs=24, augmentation="alternating_far", sizes=()),
+        {"widths": [64, 256, 384], "convolutions": 3, "whitening_bias": True},
+    ),
+}
+"""Networks and recipes by name, for 32x32 images; the training set is to be CIFAR-10's size."""
 
 
 _FORMAT = "cifar-utils recipe, version 1"
@@ -309,9 +314,12 @@ def write(path: Path, plan: Plan, **found: Any) -> None:
 
 
 def read(path: Path | str) -> Plan:
-    """Return the network and recipe of a file that ``write`` has written.
+    """Return the network and recipe of a file that ``write`` has written, or of a name.
 
-    Fields that the recipe lacks are as ``Recipe`` has them.
+    Fields that the file's recipe lacks are as ``Recipe`` has them.
+
+    Args:
+        path: The file's, or else a key of ``PLANS``.
 
     Raises:
         ParameterError: The file is missing or no such file, or names something unknown, or holds
@@ -319,8 +327,11 @@ def read(path: Path | str) -> Plan:
     """
     path = Path(path).expanduser()
     if not path.is_file():
+        if str(path) in PLANS:
+            return PLANS[str(path)]
         raise ParameterError(
-            f"{path} does not exist; expected a recipe that cifar tune has written"
+            f"{path} does not exist; expected a recipe that cifar tune has written, or one of "
+            f"{', '.join(PLANS)}"
         )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

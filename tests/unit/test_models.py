@@ -140,7 +140,7 @@ def test_of_the_whitening_layer_only_a_bias_learns():
     assert not bias.any()
     recipe = recipes.Recipe(epochs=1, batch_size=4, optimizer="muon", learning_rate=0.1)
     labels = np.arange(len(IMAGES)) % 10
-    training.fit(model, Split(IMAGES, labels), None, recipe)
+    training.fit(model, Split(IMAGES, labels), None, recipe, seed=0)
     learned, moved = layer.get_weights()
     np.testing.assert_array_equal(learned, filters)
     assert moved.any()

@@ -144,11 +144,22 @@ PLAN = recipes.Plan(
 )
 
 
-@pytest.mark.parametrize("plan", [recipes.LONG, PLAN])
+@pytest.mark.parametrize("plan", [*recipes.PLANS.values(), PLAN])
 def test_a_recipe_goes_through_its_file_unchanged(plan, tmp_path):
     path = tmp_path / "recipe.json"
     recipes.write(path, plan)
     assert recipes.read(path) == plan
+
+
+@pytest.mark.parametrize("name", recipes.PLANS)
+def test_a_plan_has_a_name_and_builds_its_network(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = recipes.read(name)
+    assert plan == recipes.PLANS[name]
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    assert plan.build(images)(images).shape == (4, 10)
+    recipes.write(tmp_path / name, PLAN)
+    assert recipes.read(name) == PLAN
 
 
 def test_a_recipes_file_says_where_it_comes_from_and_builds_the_network(tmp_path):
