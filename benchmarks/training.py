@@ -3,7 +3,7 @@
 usage: python -m benchmarks.training step [--torch PYTHON] [--rounds 5]
        python -m benchmarks.training profile [--batch 1000]
        python -m benchmarks.training limit [--batch 1000]
-       python -m benchmarks.training fit DIR [--recipe fast] [--epochs N] [--seed 0]
+       python -m benchmarks.training fit DIR [--recipe fast|long|FILE] [--epochs N] [--seed 0]
 
 ``step`` prints a Markdown table of images a second, one process a measurement, alternating, and the
 median of each round's ratio. PYTHON is an interpreter that has PyTorch; it adds the same network
@@ -188,7 +188,7 @@ def main() -> None:
         command.add_argument("--batch", type=int, default=1000)
     fit = commands.add_parser("fit")
     fit.add_argument("folder")
-    fit.add_argument("--recipe", default="fast", help="as notebook 02 takes it")
+    fit.add_argument("--recipe", default="fast", help="of recipes.PLANS, or a file")
     fit.add_argument("--epochs", type=int)
     fit.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

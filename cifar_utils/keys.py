@@ -20,6 +20,9 @@ Facts = dict[str, str]
 CONTENTS = ("RECIPE", "SPACE")
 """Parameters that may name a small file, whose content counts and not its place."""
 
+PLANS = ("tutorial", "fast", "long")
+"""What ``RECIPE`` may be besides a file: the keys of ``recipes.PLANS``, which needs Keras."""
+
 FILES = ("WEIGHTS", *CONTENTS)
 """Parameters that may name a file."""
 

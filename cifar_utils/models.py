@@ -91,8 +91,8 @@ def fast_cnn(
         widths: Channels of the three blocks.
         convolutions: Of a block, 2 or more. From 3 on a block's first feature maps are added before
             its last ReLU (a residual connection, arXiv 1512.03385).
-        whitening_bias: Whether the whitening layer has a bias, which learns; its filters do not (a
-            saved file does not keep that, should its network be trained on).
+        whitening_bias: Whether the whitening layer has a bias, which learns; its filters do not. In
+            a network that was saved and loaded they would, too.
 
     Returns:
         A model from uint8 ``(N, H, W, 3)`` RGB images, made for 32x32 and able to train on smaller

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -33,6 +34,7 @@ from cifar_utils.errors import (
     RunError,
     StoppedError,
     UpstreamError,
+    nearest,
 )
 from cifar_utils.execution import Control, Limits
 
@@ -263,10 +265,12 @@ def _prepare(request: Request) -> _Prepared:
         *always.values(),
         *(own for each in combinations for own in each.given.values()),
     ]:
-        if recipe := values.get("RECIPE"):
-            from cifar_utils import recipes
-
-            recipes.read(recipe)
+        recipe = values.get("RECIPE")
+        if recipe and recipe not in keys.PLANS and not Path(keys.located(recipe)).is_file():
+            raise ParameterError(
+                f"RECIPE={recipe}: no such file; expected what `cifar tune` has written, or a name"
+                f"{nearest(recipe, list(keys.PLANS))}"
+            )
     for seed in {each.seed for each in combinations}:
         if not 0 <= seed < 2**32:
             raise ParameterError(f"seed {seed} is out of range; expected 0 to {2**32 - 1}")

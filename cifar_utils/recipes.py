@@ -289,7 +289,7 @@ PLANS = {
         {"widths": [64, 256, 384], "convolutions": 3, "whitening_bias": True},
     ),
 }
-"""Networks and recipes by name, for 32x32 images; the training set is to be CIFAR-10's size."""
+"""Networks and recipes by name; epochs and batches suit as many images as CIFAR-10 has."""
 
 
 _FORMAT = "cifar-utils recipe, version 1"
@@ -313,25 +313,25 @@ def write(path: Path, plan: Plan, **found: Any) -> None:
     paths.write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def read(path: Path | str) -> Plan:
+def read(choice: Path | str) -> Plan:
     """Return the network and recipe of a file that ``write`` has written, or of a name.
 
     Fields that the file's recipe lacks are as ``Recipe`` has them.
 
     Args:
-        path: The file's, or else a key of ``PLANS``.
+        choice: The file's path, or, where there is no such file, a key of ``PLANS``.
 
     Raises:
         ParameterError: The file is missing or no such file, or names something unknown, or holds
             a value that cannot be trained with.
     """
-    path = Path(path).expanduser()
+    path = Path(choice).expanduser()
     if not path.is_file():
-        if str(path) in PLANS:
-            return PLANS[str(path)]
+        if choice in PLANS:
+            return PLANS[str(choice)]
         raise ParameterError(
-            f"{path} does not exist; expected a recipe that cifar tune has written, or one of "
-            f"{', '.join(PLANS)}"
+            f"{path} does not exist; expected a recipe that cifar tune has written, or a name"
+            f"{nearest(str(choice), list(PLANS))}"
         )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

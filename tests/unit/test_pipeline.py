@@ -265,7 +265,7 @@ def test_a_new_journal_is_written_where_it_was_asked_for(stage, tmp_path, monkey
 def test_a_missing_recipe_is_refused_before_anything_runs(root, folder, monkeypatch):
     given = {"01_first": {"RECIPE": "nowhere.json"}}
     monkeypatch.setattr(pipeline.parameters, "assign", lambda *arguments: given)
-    with pytest.raises(ParameterError, match=r"nowhere\.json does not exist"):
+    with pytest.raises(ParameterError, match=r"RECIPE=nowhere\.json: no such file"):
         run(["1"])
     assert not folder.exists()
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from cifar_utils import optimizers, recipes
+from cifar_utils import keys, optimizers, recipes
 from cifar_utils.errors import ParameterError
 
 
@@ -158,8 +158,16 @@ def test_a_plan_has_a_name_and_builds_its_network(name, tmp_path, monkeypatch):
     assert plan == recipes.PLANS[name]
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
     assert plan.build(images)(images).shape == (4, 10)
-    recipes.write(tmp_path / name, PLAN)
-    assert recipes.read(name) == PLAN
+
+
+def test_a_file_goes_before_a_plan_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipes.write(tmp_path / "long", PLAN)
+    assert recipes.read("long") == PLAN
+
+
+def test_the_command_knows_all_plans():
+    assert tuple(recipes.PLANS) == keys.PLANS
 
 
 def test_a_recipes_file_says_where_it_comes_from_and_builds_the_network(tmp_path):

@@ -217,6 +217,7 @@ async function openCamera() {
 }
 
 function cameraReady() {
+  if (!stream) return;
   find("shoot").disabled = false;
   find("shoot").focus();
 }
