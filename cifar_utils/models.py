@@ -109,6 +109,7 @@ def fast_cnn(
         24, 2, use_bias=whitening_bias, trainable=whitening_bias, name="whitening"
     )
     x = layers.ReLU(name="whitening_relu")(whitening(x))
+    # Beside a bias that learns; without one the whole layer is fixed, which a saved file keeps.
     whitening.kernel.trainable = False
     for block, channels in enumerate(widths, start=1):
         x = first = _convolved(x, channels, f"block{block}_{{}}1", pooled=True)

@@ -270,6 +270,15 @@ def test_a_missing_recipe_is_refused_before_anything_runs(root, folder, monkeypa
     assert not folder.exists()
 
 
+def test_a_recipe_may_be_a_name(root, monkeypatch):
+    given = {"01_first": {"RECIPE": "long"}}
+    monkeypatch.setattr(pipeline.parameters, "assign", lambda *arguments: given)
+    pipeline._prepare(request(["1"]))
+    given["01_first"]["RECIPE"] = "lnog"
+    with pytest.raises(ParameterError, match=r"RECIPE=lnog: no such file.*did you mean 'long'"):
+        pipeline._prepare(request(["1"]))
+
+
 def test_a_failing_cell_says_where_why_and_how_to_go_on(root, folder):
     tiny_course.write(root, "02_second", "raise ValueError('\\x1b[31mno such thing\\x1b[0m')")
     message = fails(settings=["EPOCHS=5", "WEIGHTS=a b"])
